@@ -1,0 +1,1 @@
+"""What a run is: artifacts, configurations, keyed draws, progress and metrics."""

@@ -1,0 +1,1 @@
+"""Records on disk and the order in which they are read."""

@@ -1,0 +1,57 @@
+"""Autoencoders of diffusers behind one port."""
+
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderDC, AutoencoderKL
+
+from lightgen.core.errors import UserError
+
+
+class DiffusersAutoencoder:
+    """An `AutoencoderKL` or `AutoencoderDC` whose latents are brought, here only, to about unit variance."""
+
+    def __init__(self, vae: AutoencoderKL | AutoencoderDC) -> None:
+        self.vae = vae.eval().requires_grad_(False)
+        self.channels: int = vae.config["latent_channels"]
+        is_kl = isinstance(vae, AutoencoderKL)
+        blocks = vae.config["block_out_channels"] if is_kl else vae.config["encoder_block_out_channels"]
+        self.stride = 2 ** (len(blocks) - 1)
+        self._scale: float = vae.config["scaling_factor"]
+        self._shift: float = (vae.config.get("shift_factor") or 0.0) if is_kl else 0.0
+
+    @torch.no_grad()
+    def encode(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """(mean, std) [B, C, h, w] of the latents of pixels [B, 3, H, W] in [-1, 1]; std 0 without noise."""
+        pixels = pixels.to(self.vae.dtype).contiguous(memory_format=torch.channels_last)
+        if isinstance(self.vae, AutoencoderKL):
+            distribution = self.vae.encode(pixels).latent_dist  # pyright: ignore[reportAttributeAccessIssue]
+            return (distribution.mean - self._shift) * self._scale, distribution.std * self._scale
+        latents = self.vae.encode(pixels).latent * self._scale  # pyright: ignore[reportAttributeAccessIssue]
+        return latents, torch.zeros_like(latents)
+
+    @torch.no_grad()
+    def decode(self, latents: torch.Tensor) -> torch.Tensor:
+        """Pixels [B, 3, H, W], float32 in [-1, 1], of latents [B, C, h, w]."""
+        unscaled = latents.to(self.vae.dtype) / self._scale + self._shift
+        return self.vae.decode(unscaled).sample.float().clamp(-1, 1)  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def load_autoencoder(folder: Path) -> DiffusersAutoencoder:
+    """Autoencoder stored in `folder` in the diffusers layout (safetensors only), in fp32.
+
+    Raises:
+        UserError: the folder holds no autoencoder of a known class.
+    """
+    config = folder / "config.json"
+    if not config.is_file():
+        raise UserError(f"autoencoder {folder}: no config.json; expected a diffusers `vae` folder")
+    name = AutoencoderKL.load_config(folder).get("_class_name")
+    classes: dict[str, type[AutoencoderKL] | type[AutoencoderDC]] = {
+        "AutoencoderKL": AutoencoderKL,
+        "AutoencoderDC": AutoencoderDC,
+    }
+    if name not in classes:
+        raise UserError(f"autoencoder {folder}: class {name!r}, allowed: {', '.join(classes)}")
+    vae = classes[name].from_pretrained(folder, use_safetensors=True, torch_dtype=torch.float32)
+    return DiffusersAutoencoder(vae)

@@ -1,0 +1,53 @@
+"""The small text encoder that stands for Flan-T5-XXL in the nano world: one token per word."""
+
+import torch
+from tokenizers import Tokenizer, normalizers, pre_tokenizers, processors
+from tokenizers.models import WordLevel
+from transformers import PreTrainedTokenizerFast, T5Config, T5EncoderModel
+
+from lightgen.core.draws import draw_key
+from lightgen.ports.nano.language import vocabulary
+from lightgen.ports.text import T5TextEncoder
+
+MAX_LENGTH = 48
+
+
+def build_nano_text_encoder(seed: int) -> T5TextEncoder:
+    """Untrained T5 encoder, 2 layers of width 256, with the tokenizer of the nano language."""
+    tokenizer = _tokenizer()
+    config = T5Config(
+        vocab_size=len(tokenizer),
+        d_model=256,
+        d_kv=32,
+        num_heads=8,
+        d_ff=512,
+        num_layers=2,
+        feed_forward_proj="gated-gelu",
+        dropout_rate=0.0,
+        relative_attention_num_buckets=16,
+        relative_attention_max_distance=32,
+        pad_token_id=0,
+        eos_token_id=1,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(draw_key(seed, "text-encoder-weights"))
+        encoder = T5EncoderModel(config)
+    return T5TextEncoder(encoder, tokenizer, MAX_LENGTH)
+
+
+def _tokenizer() -> PreTrainedTokenizerFast:
+    """Lower-casing word tokenizer of all words of the nano language, which ends every text with </s>."""
+    words = ["<pad>", "</s>", "<unk>", *vocabulary()]
+    core = Tokenizer(WordLevel({w: i for i, w in enumerate(words)}, unk_token="<unk>"))
+    core.normalizer = normalizers.Lowercase()  # pyright: ignore[reportAttributeAccessIssue]
+    core.pre_tokenizer = pre_tokenizers.Whitespace()  # pyright: ignore[reportAttributeAccessIssue]
+    core.post_processor = processors.TemplateProcessing(  # pyright: ignore[reportAttributeAccessIssue]
+        single="$A </s>", special_tokens=[("</s>", 1)]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=core,
+        pad_token="<pad>",
+        eos_token="</s>",
+        unk_token="<unk>",
+        model_max_length=MAX_LENGTH,
+    )

@@ -1,0 +1,1 @@
+"""Recipes: the numbers that are run."""

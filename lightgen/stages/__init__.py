@@ -1,0 +1,1 @@
+"""Stages: which artifact becomes which."""

@@ -1,0 +1,156 @@
+"""Checkpoints: where `nano` is, and the parts of a checkpoint in memory and on disk."""
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderDC, AutoencoderKL
+from safetensors.torch import save_file
+from transformers import PreTrainedTokenizerBase, T5EncoderModel
+
+from lightgen.core.artifact import Artifact, open_artifact
+from lightgen.core.config import digest
+from lightgen.core.errors import UserError
+from lightgen.models.transformer import LightGenTransformer
+from lightgen.ports.autoencoder import DiffusersAutoencoder, load_autoencoder
+from lightgen.ports.nano.detector import (
+    CONFIG,
+    WEIGHTS,
+    DetectorNetwork,
+    NanoDetector,
+    detector_config,
+    load_nano_detector,
+)
+from lightgen.ports.text import T5TextEncoder, load_text_encoder
+
+NANO = "nano"
+SHIPPED = Path(__file__).parents[1] / "weights"
+SHIPPED_DETECTOR = SHIPPED / "nano-detector"
+SHARD_BYTES = 11_000_000
+
+Vae = AutoencoderKL | AutoencoderDC
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The four parts of a student in memory, in fp32."""
+
+    transformer: LightGenTransformer
+    vae: Vae
+    text_encoder: T5EncoderModel
+    tokenizer: PreTrainedTokenizerBase
+
+    @property
+    def text(self) -> T5TextEncoder:
+        """Text encoder behind its port."""
+        return T5TextEncoder(self.text_encoder, self.tokenizer, self.tokenizer.model_max_length)
+
+    @property
+    def autoencoder(self) -> DiffusersAutoencoder:
+        """Autoencoder behind its port."""
+        return DiffusersAutoencoder(self.vae)
+
+
+def open_checkpoint(name: str | Path) -> Artifact:
+    """Checkpoint artifact of a directory, or the shipped one for the word `nano`.
+
+    Raises:
+        ArtifactError: it is missing, damaged or of another kind.
+        UserError: `nano` is asked for and this copy of lightgen comes without weights.
+    """
+    if str(name) != NANO:
+        return open_artifact(name, "checkpoint")
+    return _open_shipped(SHIPPED / NANO)
+
+
+def open_detector(name: str | Path | None) -> Artifact:
+    """Checkpoint artifact of a detector; None or `nano` name the shipped one.
+
+    Raises:
+        UserError: as `open_checkpoint`, or the checkpoint holds no detector.
+    """
+    artifact = _open_shipped(SHIPPED_DETECTOR) if name in (None, NANO) else open_artifact(Path(str(name)), "checkpoint")
+    return require_part(artifact, "detector")
+
+
+def _open_shipped(path: Path) -> Artifact:
+    if not path.is_dir():
+        raise UserError(f"{path.name}: no weights came with this copy of lightgen; run `make nano-weights` or name a DIR")
+    return open_artifact(path, "checkpoint")
+
+
+def has_part(checkpoint: Artifact, part: str) -> bool:
+    """Whether a checkpoint holds a part such as `vae` or `transformer`."""
+    return (checkpoint.path / part).is_dir()
+
+
+def require_part(checkpoint: Artifact, part: str) -> Artifact:
+    """The checkpoint itself, where it holds the part.
+
+    Raises:
+        UserError: it does not.
+    """
+    if not has_part(checkpoint, part):
+        found = sorted(path.name for path in checkpoint.path.iterdir() if path.is_dir())
+        raise UserError(f"{checkpoint.path}: holds {', '.join(found) or 'nothing'}, allowed: a checkpoint with {part}")
+    return checkpoint
+
+
+def load_parts(folder: Path) -> Parts:
+    """Student stored in a folder in the diffusers layout (safetensors only).
+
+    Raises:
+        UserError: a part is missing or of another class.
+    """
+    text = load_text_encoder(folder / "text_encoder", folder / "tokenizer")
+    return Parts(
+        transformer=load_transformer(folder / "transformer"),
+        vae=load_autoencoder(folder / "vae").vae,
+        text_encoder=text.encoder,
+        tokenizer=text.tokenizer,
+    )
+
+
+def load_transformer(folder: Path) -> LightGenTransformer:
+    """Transformer stored in a folder, in fp32 and eval mode.
+
+    Raises:
+        UserError: the folder holds none.
+    """
+    if not (folder / "config.json").is_file():
+        raise UserError(f"transformer {folder}: no config.json; expected a LightGenTransformer folder")
+    transformer = LightGenTransformer.from_pretrained(
+        folder, use_safetensors=True, torch_dtype=torch.float32, low_cpu_mem_usage=False
+    )
+    return transformer.eval()
+
+
+def load_detector(checkpoint: Artifact) -> NanoDetector:
+    """Detector of a checkpoint that holds one."""
+    return load_nano_detector(require_part(checkpoint, "detector").path / "detector")
+
+
+def save_detector(network: DetectorNetwork, folder: Path) -> None:
+    """Write a detector where `load_nano_detector` finds it, in the network's dtype."""
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file({n: t.detach().contiguous() for n, t in network.state_dict().items()}, folder / WEIGHTS)
+    (folder / CONFIG).write_text(json.dumps(detector_config(), indent=1))
+
+
+def copy_part(source: Path, target: Path) -> None:
+    """Copy of a part's folder, byte for byte, in place of what is there."""
+    shutil.rmtree(target, ignore_errors=True)
+    shutil.copytree(source, target)
+
+
+def autoencoder_digest(checkpoint: Artifact) -> str:
+    """SHA-256 [64 hex digits] over the files of a checkpoint's autoencoder: two of one digest make the same latents."""
+    files = require_part(checkpoint, "vae").manifest["files"]
+    return digest({name: entry["sha256"] for name, entry in files.items() if name.startswith("vae/")})
+
+
+def pick_device() -> torch.device:
+    """The accelerator, where PyTorch finds one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")

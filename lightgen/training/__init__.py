@@ -1,0 +1,1 @@
+"""How a learner takes a step and is saved."""

@@ -1,0 +1,23 @@
+"""Exponential moving average of weights, in fp32."""
+
+from collections.abc import Mapping
+
+import torch
+
+
+class Ema:
+    """Average of named tensors in fp32; starts as a copy."""
+
+    def __init__(self, tensors: Mapping[str, torch.Tensor], decay: float) -> None:
+        self._decay = decay
+        self.tensors = {n: t.detach().float().clone() for n, t in tensors.items()}
+
+    @torch.no_grad()
+    def update(self, tensors: Mapping[str, torch.Tensor], step: int) -> None:
+        """Move towards the tensors after optimizer step `step` (from 0).
+
+        Early averages forget faster, with decay (1 + step) / (10 + step), or the start would weigh for 1/(1-decay) steps.
+        """
+        decay = min(self._decay, (1 + step) / (10 + step))
+        current = [tensors[name].float() for name in self.tensors]
+        torch._foreach_lerp_(list(self.tensors.values()), current, 1 - decay)

@@ -1,0 +1,88 @@
+"""Optimizers: AdamW, or Muon for the matrices of blocks with AdamW for everything else."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerConfig:
+    """Optimizer and its numbers.
+
+    Attributes:
+        name: `muon` orthogonalises the updates of all matrices inside blocks (parameter names holding `block`);
+            embeddings, in- and output layers, norms and biases stay with AdamW.
+        lr, muon_lr: peak rates of the AdamW and of the Muon part; Muon's is on AdamW's scale (`match_rms_adamw`).
+        weight_decay: on matrices only.
+
+    Source: decoupled decay and betas as in arXiv 2503.08619, section 5.1; Muon: arXiv 2502.16982, eq. 4.
+    """
+
+    name: Literal["adamw", "muon"] = "adamw"
+    lr: float = 1e-3
+    muon_lr: float = 2e-3
+    betas: tuple[float, float] = (0.9, 0.95)
+    weight_decay: float = 0.02
+
+
+class Optimizer:
+    """The optimizers of one learner's weights behind one step; weights are named, so state is saved by name."""
+
+    def __init__(self, config: OptimizerConfig, weights: Mapping[str, nn.Parameter]) -> None:
+        named = list(weights.items())
+        use_muon = config.name == "muon"
+        muon = [(n, p) for n, p in named if use_muon and p.ndim == 2 and "block" in n]
+        chosen = {n for n, _ in muon}
+        matrices = [(n, p) for n, p in named if n not in chosen and p.ndim >= 2]
+        vectors = [(n, p) for n, p in named if n not in chosen and p.ndim < 2]
+        groups: list[dict[str, Any]] = [
+            {"params": [p for _, p in matrices], "weight_decay": config.weight_decay},
+            {"params": [p for _, p in vectors], "weight_decay": 0.0},
+        ]
+        adamw = torch.optim.AdamW(
+            [g for g in groups if g["params"]], lr=config.lr, betas=config.betas, fused=True
+        )
+        self._names = {p: n for n, p in named}
+        self._parts: list[tuple[torch.optim.Optimizer, float]] = [(adamw, config.lr)]
+        if muon:
+            part = torch.optim.Muon(
+                [p for _, p in muon],
+                lr=config.muon_lr,
+                weight_decay=config.weight_decay,
+                adjust_lr_fn="match_rms_adamw",
+            )
+            self._parts.append((part, config.muon_lr))
+
+    def step(self, factor: float) -> None:
+        """One update with every learning rate multiplied by `factor`."""
+        for part, lr in self._parts:
+            for group in part.param_groups:
+                group["lr"] = lr * factor
+            part.step()
+
+    def _entries(self) -> Iterator[tuple[str, torch.optim.Optimizer, nn.Parameter]]:
+        for index, (part, _) in enumerate(self._parts):
+            for group in part.param_groups:
+                for parameter in group["params"]:
+                    yield f"{index}.{self._names[parameter]}", part, parameter
+
+    def state_tensors(self) -> dict[str, torch.Tensor]:
+        """State of all parts as `PART.PARAMETER:KEY` → tensor, enough for an exact resume."""
+        return {
+            f"{name}:{key}": torch.as_tensor(value)
+            for name, part, parameter in self._entries()
+            for key, value in part.state[parameter].items()
+        }
+
+    def load_state_tensors(self, tensors: dict[str, torch.Tensor]) -> None:
+        """Restore what `state_tensors` gave."""
+        by_name: dict[str, dict[str, torch.Tensor]] = {}
+        for full, tensor in tensors.items():
+            name, key = full.rsplit(":", 1)
+            by_name.setdefault(name, {})[key] = tensor.clone()
+        for name, part, parameter in self._entries():
+            if name in by_name:
+                part.state[parameter] = by_name[name]
