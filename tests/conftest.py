@@ -2,6 +2,9 @@
 
 import os
 import socket
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -28,3 +31,65 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
         connect(self, address)
 
     monkeypatch.setattr(socket.socket, "connect", guarded)
+
+
+@pytest.fixture(scope="session")
+def make_student() -> Callable[..., Any]:
+    """Factory of tiny students of keyed weights that are nowhere zero, so that every path is alive."""
+    import torch
+    from torch import nn
+
+    from lightgen.core.draws import torch_draws
+    from lightgen.models.student import Student
+    from lightgen.models.transformer import LightGenTransformer
+
+    class Words(nn.Module):
+        """Text encoder of 20 words whose features also hold the mean of the real words."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.embed, self.mix = nn.Embedding(20, 12), nn.Linear(12, 12)
+
+        def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> SimpleNamespace:
+            words = self.embed(input_ids)
+            real = attention_mask[..., None].to(words.dtype)
+            mean = (words * real).sum(1, keepdim=True) / real.sum(1, keepdim=True)
+            return SimpleNamespace(last_hidden_state=torch.tanh(self.mix(words + mean)))
+
+    sizes = {"latent_channels": 2, "patch_size": 2, "text_width": 12, "width": 32, "num_heads": 2}
+    sizes |= {"encoder_layers": 1, "decoder_layers": 2, "head_width": 16, "head_layers": 2}
+
+    def make(seed: int = 0, train_text_encoder: bool = True, **settings: int) -> Student:
+        student = Student(LightGenTransformer(**{**sizes, **settings}), Words(), train_text_encoder)
+        with torch.no_grad():
+            for index, (name, parameter) in enumerate(student.named_parameters()):
+                noise = torch.randn(parameter.shape, generator=torch_draws(seed, "test-weights", index))
+                is_scale = parameter.ndim == 1 and ("norm" in name or "scale" in name) and "bias" not in name
+                noise *= 0.1 if parameter.ndim == 1 else parameter.shape[-1] ** -0.5
+                parameter.copy_(1 + noise if is_scale else noise)
+        return student
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_batch() -> Callable[..., dict[str, Any]]:
+    """Factory of batches for the tiny students; a sample depends on its id alone."""
+    import torch
+
+    from lightgen.core.draws import torch_draws
+
+    def make(ids: list[int], grid: tuple[int, int] = (3, 2)) -> dict[str, Any]:
+        draws = [torch_draws(0, "test-sample", each) for each in ids]
+        shape = (2, 2 * grid[0], 2 * grid[1])
+        lengths = torch.cat([torch.randint(1, 6, (1,), generator=random) for random in draws])
+        text_mask = torch.arange(5) < lengths[:, None]
+        text_ids = torch.stack([torch.randint(1, 20, (5,), generator=random) for random in draws])
+        return {
+            "latents": torch.stack([torch.randn(shape, generator=random) for random in draws]),
+            "text_ids": text_ids * text_mask,
+            "text_mask": text_mask,
+            "ids": list(ids),
+        }
+
+    return make

@@ -5,6 +5,8 @@ import sys
 import time
 from typing import TYPE_CHECKING, Self
 
+from lightgen.core.config import environment
+
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress as Bar
@@ -16,6 +18,8 @@ _LINE_EVERY_S = 5.0
 class Progress:
     """Context that shows how much of `total` is done, how fast, and how long is left, on standard error.
 
+    Of several ranks only the first shows anything.
+
     Args:
         description: what is being done.
         total: how many units there are, or None where that is not known.
@@ -26,6 +30,7 @@ class Progress:
     def __init__(self, description: str, total: int | None, unit: str, done: int = 0) -> None:
         self.description, self.total, self.unit, self.done = description, total, unit, done
         self._before = done
+        self._is_first = environment("RANK") in (None, "", "0")
         self._shown: dict[str, object] = {}
         self._bar: Bar | None = None
         self._task: TaskID | None = None
@@ -34,7 +39,7 @@ class Progress:
     def __enter__(self) -> Self:
         """Start the clock and show the beginning."""
         self._started = self._last_line = time.monotonic()
-        if sys.stderr.isatty():
+        if self._is_first and sys.stderr.isatty():
             self._bar = _new_bar()
             self._bar.start()
             self._task = self._bar.add_task(
@@ -63,6 +68,8 @@ class Progress:
             self._line(ended=True)
 
     def _line(self, *, ended: bool = False) -> None:
+        if not self._is_first:
+            return
         elapsed = time.monotonic() - self._started
         count = f"{self.done:,}" if self.total is None else f"{self.done:,}/{self.total:,}"
         parts = [f"{self.description}: {count} {self.unit}"]

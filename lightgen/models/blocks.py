@@ -34,10 +34,11 @@ class Attention(nn.Module):
         channels = width // self.num_heads
         qkv = self.qkv(x).view(batch, length, 3, self.num_heads, channels).permute(2, 0, 3, 1, 4)
         qk = functional.layer_norm(qkv[:2], (channels,))  # [2, B, A, N, E]
+        q, k, v = qk[0] * self.scale_q, qk[1], qkv[2]
         if rotation is not None:
-            qk = rotate(qk, *rotation)
+            q, k = rotate(q, *rotation), rotate(k, *rotation)
         # Under autocast the normalisation gives fp32; attention takes one dtype.
-        q, k, v = (qk[0] * self.scale_q).to(qkv.dtype), qk[1].to(qkv.dtype), qkv[2]
+        q, k = q.to(v.dtype), k.to(v.dtype)
         x = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
         return self.proj(x.transpose(1, 2).reshape(batch, length, width))
 

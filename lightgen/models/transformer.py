@@ -41,13 +41,15 @@ class LightGenTransformer(ModelMixin, ConfigMixin):
         self.angle_channels = width // num_heads // 2
         self.text_proj = nn.Linear(text_width, width, bias=False)
         self.text_norm = nn.LayerNorm(width, eps=1e-6, bias=False)
-        self.null_text = nn.Parameter(0.02 * torch.randn(width))
+        self.null_text = nn.Parameter(torch.empty(width))
         self.z_proj = nn.Linear(self.token_channels, width)
         self.encoder_blocks = nn.ModuleList(Block(width, num_heads) for _ in range(encoder_layers))
-        self.mask_token = nn.Parameter(0.02 * torch.randn(width))
+        self.mask_token = nn.Parameter(torch.empty(width))
         self.decoder_blocks = nn.ModuleList(Block(width, num_heads) for _ in range(decoder_layers))
         self.decoder_norm = nn.LayerNorm(width, eps=1e-6, bias=False)
         self.head = FlowHead(self.token_channels, width, head_width, head_layers)
+        for vector in (self.null_text, self.mask_token):
+            nn.init.normal_(vector, std=0.02)
         for name, module in self.named_modules():
             if isinstance(module, nn.Linear) and "block" in name and "modulation" not in name:
                 nn.init.xavier_uniform_(module.weight)

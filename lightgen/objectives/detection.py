@@ -34,7 +34,7 @@ class DetectionConfig:
 
 
 class DetectionObjective:
-    """Sum of binary (centre), categorical (class, colour) and absolute (box) errors, per object or image."""
+    """Binary (centre), categorical (class, colour) and absolute (box) errors, summed over an image's objects."""
 
     def __init__(self, config: DetectionConfig) -> None:
         self._config = config
@@ -45,23 +45,21 @@ class DetectionObjective:
         """Loss of a batch with `pixels` uint8 [B, 3, H, W], `objects` (records with class, color, box) and `ids`."""
         pixels, objects = self._degrade(batch["pixels"], batch["objects"], batch["ids"], step)
         maps = {name: value.float() for name, value in learner(pixels).items()}
-        targets = self._targets(objects, maps["center"].shape[-2:])
-        size = len(objects)
-        center = functional.binary_cross_entropy_with_logits(maps["center"], targets["center"], reduction="sum")
+        device = maps["center"].device
+        targets = {n: t.to(device) for n, t in self._targets(objects, maps["center"].shape[-2:]).items()}
         image, row, column = targets["near"].unbind(1)
-        label = functional.cross_entropy(maps["label"][image, :, row, column], targets["label"])
-        box = functional.l1_loss(maps["box"][image, :, row, column], targets["box"])
+        label, box, color = (maps[name][image, :, row, column] for name in ("label", "box", "color"))
         tinted = targets["color"] >= 0
-        color = functional.cross_entropy(maps["color"][image, :, row, column][tinted], targets["color"][tinted])
-        loss = center / size + label + color + 2 * box
-        right = (maps["label"][image, :, row, column].argmax(1) == targets["label"]).float().mean()
-        return loss, {
-            "center": center.item() / size,
-            "label": label.item(),
-            "color": color.item(),
-            "box": box.item(),
-            "label_accuracy": right.item(),
+        # Sums per image, nine cells an object, so that micro-batches add up and pictures without objects count.
+        terms = {
+            "center": functional.binary_cross_entropy_with_logits(maps["center"], targets["center"], reduction="sum"),
+            "label": functional.cross_entropy(label, targets["label"], reduction="sum") / 9,
+            "color": functional.cross_entropy(color[tinted], targets["color"][tinted], reduction="sum") / 9,
+            "box": functional.l1_loss(box, targets["box"], reduction="sum") / (2 * 9),
         }
+        terms = {name: term / len(objects) for name, term in terms.items()}
+        wrong = (label.argmax(1) != targets["label"]).float().sum() / (9 * len(objects))
+        return sum(terms.values(), torch.zeros(())), {n: t.item() for n, t in {**terms, "wrong_labels": wrong}.items()}
 
     def _degrade(
         self, pixels: torch.Tensor, objects: Sequence[Sequence[dict[str, Any]]], ids: Sequence[int], step: int

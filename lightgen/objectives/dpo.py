@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import nn
 from torch.nn import functional
 
 from lightgen.models.student import Student
@@ -61,7 +62,7 @@ class DPOObjective:
         """Loss of a batch with `chosen` and `rejected` latents [B, C, h, w], `text_ids`, `text_mask`, `ids`."""
         config, transformer = self._config, learner.transformer
         # Same precision on both sides, or rounding would look like a preference.
-        self._reference.transformer.to(transformer.mask_token.dtype)
+        nn.Module.to(self._reference.transformer, transformer.mask_token.dtype)
         pairs = torch.cat([batch["chosen"], batch["rejected"]])
         size = len(batch["chosen"])
         length = pairs.shape[2] * pairs.shape[3] // transformer.config["patch_size"] ** 2

@@ -1,1 +1,44 @@
-"""Recipes: the numbers that are run."""
+"""The numbers that we run: a module per stage, a function per recipe that returns a frozen dataclass."""
+
+import ast
+import difflib
+import importlib
+import importlib.abc
+import importlib.util
+from collections.abc import Sequence
+from typing import Any
+
+STAGES = ("distill", "encode", "train", "rank", "evaluate", "generate", "quickstart")
+
+
+def find(stage: str, name: str) -> Any:  # noqa: ANN401  (each stage has a config class of its own)
+    """Config of the recipe `name` of a stage, as in `find("train", "pretrain-nano")`.
+
+    Raises:
+        ValueError: there is no such stage or recipe.
+    """
+    known = describe(stage)
+    if name not in known:
+        raise ValueError(f"{stage}: unknown recipe {name!r}, {_allowed(name, list(known))}")
+    module = importlib.import_module(f"lightgen.recipes.{stage}")
+    return getattr(module, name.replace("-", "_"))()
+
+
+def describe(stage: str) -> dict[str, str]:
+    """Docstring of each recipe of a stage, by name; read from the source, so that nothing heavy is imported.
+
+    Raises:
+        ValueError: there is no such stage.
+    """
+    if stage not in STAGES:
+        raise ValueError(f"recipes: unknown stage {stage!r}, {_allowed(stage, STAGES)}")
+    spec = importlib.util.find_spec(f"lightgen.recipes.{stage}")
+    assert spec is not None and isinstance(spec.loader, importlib.abc.InspectLoader), stage
+    body = ast.parse(spec.loader.get_source(spec.name) or "").body
+    functions = [node for node in body if isinstance(node, ast.FunctionDef) and not node.name.startswith("_")]
+    return {node.name.replace("_", "-"): ast.get_docstring(node) or "" for node in functions}
+
+
+def _allowed(name: str, names: Sequence[str]) -> str:
+    close = difflib.get_close_matches(name, names, n=1)
+    return f"did you mean {close[0]!r}?" if close else f"allowed: {', '.join(names)}"

@@ -58,7 +58,8 @@ def decode_tokens(
     Args:
         known: tokens [B, L, d] of which those outside `known_mask` are ignored.
         known_mask: bool [L], True = kept exactly; the same set for all images. None = nothing is known.
-        on_iteration: called with (iteration, tokens so far) after each iteration.
+        on_iteration: called with (iteration, tokens so far) after each iteration; the tokens are the live tensor: copy
+            them to keep them, write to them to change what follows.
     """
     length, channels = grid[0] * grid[1], transformer.token_channels
     device = condition.text.device

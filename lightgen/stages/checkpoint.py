@@ -6,9 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderDC, AutoencoderKL
+from diffusers.models.autoencoders.autoencoder_dc import AutoencoderDC
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusers.utils import logging as diffusers_logging
 from safetensors.torch import save_file
+from torch import nn
 from transformers import PreTrainedTokenizerBase, T5EncoderModel
+from transformers.utils import logging as transformers_logging
 
 from lightgen.core.artifact import Artifact, open_artifact
 from lightgen.core.config import digest
@@ -42,6 +46,11 @@ class Parts:
     text_encoder: T5EncoderModel
     tokenizer: PreTrainedTokenizerBase
 
+    def cast(self, dtype: torch.dtype) -> None:
+        """Cast the weights of all parts."""
+        for module in (self.transformer, self.vae, self.text_encoder):
+            cast(module, dtype)
+
     @property
     def text(self) -> T5TextEncoder:
         """Text encoder behind its port."""
@@ -71,13 +80,19 @@ def open_detector(name: str | Path | None) -> Artifact:
     Raises:
         UserError: as `open_checkpoint`, or the checkpoint holds no detector.
     """
-    artifact = _open_shipped(SHIPPED_DETECTOR) if name in (None, NANO) else open_artifact(Path(str(name)), "checkpoint")
+    artifact = (
+        _open_shipped(SHIPPED_DETECTOR)
+        if name in (None, NANO)
+        else open_artifact(Path(str(name)), "checkpoint")
+    )
     return require_part(artifact, "detector")
 
 
 def _open_shipped(path: Path) -> Artifact:
     if not path.is_dir():
-        raise UserError(f"{path.name}: no weights came with this copy of lightgen; run `make nano-weights` or name a DIR")
+        raise UserError(
+            f"{path.name}: no weights came with this copy of lightgen; run `make nano-weights` or name a DIR"
+        )
     return open_artifact(path, "checkpoint")
 
 
@@ -94,7 +109,9 @@ def require_part(checkpoint: Artifact, part: str) -> Artifact:
     """
     if not has_part(checkpoint, part):
         found = sorted(path.name for path in checkpoint.path.iterdir() if path.is_dir())
-        raise UserError(f"{checkpoint.path}: holds {', '.join(found) or 'nothing'}, allowed: a checkpoint with {part}")
+        raise UserError(
+            f"{checkpoint.path}: holds {', '.join(found) or 'nothing'}, allowed: a checkpoint with {part}"
+        )
     return checkpoint
 
 
@@ -146,9 +163,33 @@ def copy_part(source: Path, target: Path) -> None:
 
 
 def autoencoder_digest(checkpoint: Artifact) -> str:
-    """SHA-256 [64 hex digits] over the files of a checkpoint's autoencoder: two of one digest make the same latents."""
+    """SHA-256 [64 hex digits] of a checkpoint's autoencoder; two of one digest make the same latents."""
     files = require_part(checkpoint, "vae").manifest["files"]
-    return digest({name: entry["sha256"] for name, entry in files.items() if name.startswith("vae/")})
+    names = [name for name in files if name.startswith("vae/") and name.endswith(".safetensors")]
+    weights = {name: files[name]["sha256"] for name in names}
+    config = json.loads((checkpoint.path / "vae" / "config.json").read_text())
+    return digest({"weights": weights, "config": {k: v for k, v in config.items() if not k.startswith("_")}})
+
+
+def forget_origin(folder: Path) -> None:
+    """Remove from the configs of a checkpoint the paths that its parts were once loaded from."""
+    for path in [folder / "model_index.json", *sorted(folder.glob("*/config.json"))]:
+        config = json.loads(path.read_text()) if path.is_file() else {}
+        if "_name_or_path" in config:
+            del config["_name_or_path"]
+            path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+
+
+def cast(module: nn.Module, dtype: torch.dtype) -> None:
+    """Cast a module in place; diffusers' own `to` warns of an empty list of exceptions each time."""
+    nn.Module.to(module, dtype)
+
+
+def quiet_libraries() -> None:
+    """Keep the progress bars and notes of diffusers and transformers off a terminal that shows ours."""
+    for logging in (diffusers_logging, transformers_logging):
+        logging.set_verbosity_error()
+        logging.disable_progress_bar()
 
 
 def pick_device() -> torch.device:

@@ -59,11 +59,16 @@ class DistillConfig:
 
 
 def distill(
-    config: DistillConfig, out: str | Path, prompts: Sequence[str | Path] = (), start: str | Path | None = None
+    config: DistillConfig,
+    out: str | Path,
+    prompts: Sequence[str | Path] = (),
+    start: str | Path | None = None,
 ) -> Artifact:
     """Artifact of images: `images_per_prompt` of each prompt, each with its prompt, seed and generator.
 
     Args:
+        config: who draws, how often and how large.
+        out: where the artifact will be.
         prompts: artifacts of prompts, or files of JSON lines; without any, the config's own prompts.
         start: checkpoint of a student (`nano` unless named); the emoji teacher takes none.
 
@@ -76,7 +81,9 @@ def distill(
         student = open_checkpoint(start or NANO)
         parents = [*parents, student]
     elif start is not None:
-        raise UserError(f"--start: got {str(start)!r} for the emoji teacher, allowed: only where a student draws")
+        raise UserError(
+            f"--start: got {str(start)!r} for the emoji teacher, allowed: only where a student draws"
+        )
     found = begin_artifact(out, "images", {"stage": "distill", **config_to_dict(config), **identity}, parents)
     if isinstance(found, Artifact):
         return found
@@ -97,10 +104,12 @@ def distill(
 def load_prompts(
     config: DistillConfig, paths: Sequence[str | Path]
 ) -> tuple[list[Prompt], DistillConfig, list[Artifact], dict[str, Any]]:
-    """(Prompts, config that says whether they are built in, parents, entries of the config that name plain files)."""
+    """(Prompts, config that says if they are built in, parents, entries of the config for plain files)."""
     if not paths:
         if config.prompts is None:
-            raise UserError("prompts: got none, allowed: --in DIR or FILE.jsonl, or a recipe with built-in prompts")
+            raise UserError(
+                "prompts: got none, allowed: --in DIR or FILE.jsonl, or a recipe with built-in prompts"
+            )
         return nano_prompts(config.prompts), config, [], {}
     found: list[Prompt] = []
     parents: list[Artifact] = []
@@ -136,7 +145,7 @@ def nano_prompts(wanted: NanoPrompts) -> list[Prompt]:
 
 
 def image_seed(config: DistillConfig, prompt: Prompt, number: int, repeat: int) -> int:
-    """Seed of the `repeat`-th image of the prompt at `number`: its own where it names one, else a keyed draw."""
+    """Seed of the `repeat`-th image of the prompt at `number`: the prompt's own, else a keyed draw."""
     if prompt.seed is not None:
         return prompt.seed + repeat
     return draw_key(config.seed, "image seed", number, repeat) >> 31  # 32 bits, which every tool can hold

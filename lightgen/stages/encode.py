@@ -1,6 +1,6 @@
 """Encode: images become latents, by the autoencoder of a checkpoint."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -37,11 +37,13 @@ class EncodeConfig:
 
 
 def encode(
-    config: EncodeConfig, out: str | Path, images: list[str | Path], start: str | Path = NANO
+    config: EncodeConfig, out: str | Path, images: Sequence[str | Path], start: str | Path = NANO
 ) -> Artifact:
     """Artifact of latents: mean (and std, where the autoencoder has one) and caption of every readable image.
 
     Args:
+        config: batch and shard sizes.
+        out: where the artifact will be.
         images: artifacts of images, or directories of plain tars.
         start: checkpoint whose autoencoder encodes.
 
@@ -81,7 +83,9 @@ class _Encoder:
         self._size = _first_size(inputs)
         if any(side % autoencoder.stride for side in self._size):
             got = f"{self._size[1]}x{self._size[0]} px"
-            raise UserError(f"encode: images of {got}, allowed: sides in multiples of {autoencoder.stride} px")
+            raise UserError(
+                f"encode: images of {got}, allowed: sides in multiples of {autoencoder.stride} px"
+            )
 
     def write(self, path: Path, shard: range, progress: Progress) -> None:
         """Write the shard of the records that can be read."""

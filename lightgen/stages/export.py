@@ -12,6 +12,7 @@ from lightgen.stages.checkpoint import (
     SHARD_BYTES,
     SHIPPED_DETECTOR,
     copy_part,
+    forget_origin,
     load_detector,
     load_parts,
     require_part,
@@ -33,17 +34,19 @@ def export_nano(checkpoint: Artifact, detector: Artifact | None, out: str | Path
 
 
 def export_student(checkpoint: Artifact, out: Path) -> Artifact:
-    """Checkpoint artifact with the four parts in fp16; an autoencoder that is fp16 already keeps its files."""
+    """Checkpoint artifact with the four parts in fp16; an autoencoder in fp16 already keeps its files."""
     require_part(checkpoint, "transformer")
     found = begin_artifact(out, "checkpoint", _settings(), [checkpoint])
     if isinstance(found, Artifact):
         return found
     with found as workspace:
-        pipeline = LightGenPipeline.from_parts(load_parts(checkpoint.path)).to(torch.float16)
-        pipeline.save_pretrained(workspace.path, max_shard_size=SHARD_BYTES)
+        parts = load_parts(checkpoint.path)
+        parts.cast(torch.float16)
+        LightGenPipeline.from_parts(parts).save_pretrained(workspace.path, max_shard_size=SHARD_BYTES)
         if _is_fp16(checkpoint.path / "vae"):
             copy_part(checkpoint.path / "vae", workspace.path / "vae")
-        parameters = sum(p.numel() for p in pipeline.transformer.parameters())
+            forget_origin(workspace.path)
+        parameters = sum(p.numel() for p in parts.transformer.parameters())
         return workspace.commit({"parameters": parameters})
 
 
@@ -68,7 +71,5 @@ def _is_fp16(folder: Path) -> bool:
 
 def _dtypes(path: Path) -> set[str]:
     """Dtypes of the tensors of a safetensors file, from its header."""
-    from safetensors import safe_open
-
     with safe_open(path, framework="pt") as file:
         return {file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118  (not a dict)

@@ -38,6 +38,8 @@ def generate(
     """Paths of the PNG files, written whole; each names prompt, seed, model and settings in its text chunks.
 
     Args:
+        config: how many, how large, and how they are decoded.
+        prompt: what to draw.
         out: a file name (numbered where there are several pictures), a directory (existing, or ending in a
             slash), or None for a file named after the prompt.
         model: checkpoint directory, or `nano`.
@@ -46,7 +48,9 @@ def generate(
         UserError: a model or size that cannot be used.
     """
     if config.num < 1 or not prompt.strip():
-        raise UserError(f"generate: got {config.num} pictures of {prompt!r}, allowed: at least one, of some text")
+        raise UserError(
+            f"generate: got {config.num} pictures of {prompt!r}, allowed: at least one, of some text"
+        )
     checkpoint = open_checkpoint(model)
     generator = StudentGenerator(StudentTeacherConfig(decode=config.decode, precision="fp32"), checkpoint)
     seeds = [config.seed + k for k in range(config.num)]
@@ -77,7 +81,9 @@ def _paths(prompt: str, out: str | Path | None, seeds: list[int]) -> list[Path]:
     else:
         target = Path(out)
     if target.suffix.lower() != ".png":
-        raise UserError(f"--out: got {str(out)!r}, allowed: a name ending in .png, or a directory ending in /")
+        raise UserError(
+            f"--out: got {str(out)!r}, allowed: a name ending in .png, or a directory ending in /"
+        )
     if len(seeds) == 1:
         return [target]
     base = target.stem.removesuffix(f"-{seeds[0]}")

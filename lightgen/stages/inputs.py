@@ -1,4 +1,4 @@
-"""The images that a stage reads: one or several directories, ours or plain tars of strangers, as one sequence."""
+"""The images that a stage reads: directories, ours or plain tars of strangers, as one sequence."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -91,5 +91,7 @@ def require_size(image: np.ndarray, height: int, width: int, key: str) -> np.nda
     """
     if image.shape[:2] != (height, width):
         got = f"{image.shape[1]}x{image.shape[0]}"
-        raise UserError(f"record {key!r}: image of {got} px, allowed: one size for all, here {width}x{height}")
+        raise UserError(
+            f"record {key!r}: image of {got} px, allowed: one size for all, here {width}x{height}"
+        )
     return image

@@ -6,7 +6,9 @@ from typing import Any, Literal, Self
 
 import numpy as np
 import torch
-from diffusers import AutoencoderDC, AutoencoderKL, DiffusionPipeline, ImagePipelineOutput
+from diffusers.models.autoencoders.autoencoder_dc import AutoencoderDC
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline, ImagePipelineOutput
 from PIL import Image
 from transformers import PreTrainedTokenizerBase, T5EncoderModel
 
@@ -14,14 +16,14 @@ from lightgen.core.errors import UserError
 from lightgen.models.transformer import LightGenTransformer, unpatchify
 from lightgen.ports.autoencoder import DiffusersAutoencoder
 from lightgen.sampling.decode import Condition, DecodeConfig, decode_tokens
-from lightgen.stages.checkpoint import NANO, Parts, load_parts, open_checkpoint
+from lightgen.stages.checkpoint import NANO, Parts, forget_origin, load_parts, open_checkpoint
 
 OutputType = Literal["pil", "np", "pt", "latent"]
 StepCallback = Callable[[Any, int, int, dict[str, torch.Tensor]], dict[str, torch.Tensor] | None]
 
 
 class LightGenPipeline(DiffusionPipeline):
-    """Text-to-image pipeline; an image depends on its prompt, settings and seed, not on its neighbours in a batch."""
+    """Text-to-image pipeline; an image depends on its prompt, settings and seed, not on its batch."""
 
     model_cpu_offload_seq = "text_encoder->transformer->vae"
 
@@ -33,7 +35,9 @@ class LightGenPipeline(DiffusionPipeline):
         tokenizer: PreTrainedTokenizerBase,
     ) -> None:
         super().__init__()
-        self.register_modules(transformer=transformer, vae=vae, text_encoder=text_encoder, tokenizer=tokenizer)
+        self.register_modules(
+            transformer=transformer, vae=vae, text_encoder=text_encoder, tokenizer=tokenizer
+        )
         self.transformer, self.vae = transformer, vae
         self.text_encoder, self.tokenizer = text_encoder, tokenizer
         self.set_progress_bar_config(disable=True)
@@ -53,10 +57,21 @@ class LightGenPipeline(DiffusionPipeline):
             UserError: it is missing, damaged, or lacks a part; nothing is ever downloaded.
         """
         folder = Path(pretrained_model_name_or_path)
-        if str(folder) == NANO or not (folder / "model_index.json").is_file() or (folder / "manifest.json").is_file():
+        if (
+            str(folder) == NANO
+            or not (folder / "model_index.json").is_file()
+            or (folder / "manifest.json").is_file()
+        ):
             folder = open_checkpoint(pretrained_model_name_or_path).path
-        pipeline = cls.from_parts(load_parts(folder))
-        return pipeline.to(torch_dtype) if torch_dtype is not None else pipeline
+        parts = load_parts(folder)
+        if torch_dtype is not None:
+            parts.cast(torch_dtype)
+        return cls.from_parts(parts)
+
+    def save_pretrained(self, save_directory: str | Path, **arguments: Any) -> None:  # noqa: ANN401
+        """Write all parts in the diffusers layout; arguments as of DiffusionPipeline (`max_shard_size`...)."""
+        super().save_pretrained(save_directory, **arguments)
+        forget_origin(Path(save_directory))
 
     @torch.no_grad()
     def __call__(
@@ -88,13 +103,13 @@ class LightGenPipeline(DiffusionPipeline):
             guidance_scale: weight of the text; 1 = none beyond the conditional model.
             negative_prompt: what to stay away from, in place of the learned "no text".
             num_images_per_prompt: images of each prompt.
-            generator: one, of whose initial seed image k takes `initial_seed() + k`; or one per image. Its state is
+            generator: one, and image k takes the seed `initial_seed() + k`; or one per image. Its state is
                 neither read nor changed.
             seeds: one per image, instead of generators; without either they are 0, 1, 2 and so on.
             temperature: factor on the start noise of each token.
             guidance_rise: share of the scale that grows with the known share of tokens.
-            output_type: pil images, np float [B, H, W, 3] in [0, 1], pt float [B, 3, H, W] in [0, 1], or latents.
-            callback_on_step_end: called with (pipeline, step, step, {"tokens": [B, L, d]}) after each iteration.
+            output_type: pil images; np [B, H, W, 3] or pt [B, 3, H, W], float in [0, 1]; or latent.
+            callback_on_step_end: called after each iteration with (pipeline, i, i, {"tokens": [B, L, d]}).
             return_dict: whether to wrap the images in an ImagePipelineOutput.
 
         Raises:
@@ -107,7 +122,9 @@ class LightGenPipeline(DiffusionPipeline):
         unit = autoencoder.stride * patch
         if not texts or height < unit or width < unit or height % unit or width % unit:
             got = f"{len(texts)} prompts, {width}x{height} px"
-            raise UserError(f"pipeline: got {got}, allowed: at least one prompt, sides in multiples of {unit} px")
+            raise UserError(
+                f"pipeline: got {got}, allowed: at least one prompt, sides in multiples of {unit} px"
+            )
         if output_type not in ("pil", "np", "pt", "latent"):
             raise UserError(f"output_type: got {output_type!r}, allowed: 'pil', 'np', 'pt', 'latent'")
         config = DecodeConfig(
@@ -125,15 +142,23 @@ class LightGenPipeline(DiffusionPipeline):
         latents = unpatchify(tokens, patch, grid)
         images = latents if output_type == "latent" else _convert(autoencoder.decode(latents), output_type)
         self.maybe_free_model_hooks()
-        return ImagePipelineOutput(images=images) if return_dict else (images,)  # pyright: ignore[reportArgumentType]
+        if return_dict:
+            return ImagePipelineOutput(images=images)  # pyright: ignore[reportArgumentType]
+        return (images,)
 
     def _condition(self, texts: list[str], negative: str | Sequence[str] | None, repeats: int) -> Condition:
         """Text of each image, and what stands for no text."""
         device, count = self._execution_device, len(texts)
         if negative is not None:
-            others = [negative] * count if isinstance(negative, str) else [t for t in negative for _ in range(repeats)]
+            others = (
+                [negative] * count
+                if isinstance(negative, str)
+                else [t for t in negative for _ in range(repeats)]
+            )
             if len(others) != count:
-                raise UserError(f"negative_prompt: got {len(others)} for {count} images, allowed: one, or one per prompt")
+                raise UserError(
+                    f"negative_prompt: got {len(others)} for {count} images, allowed: one, or one per prompt"
+                )
             texts = texts + others
         # few lengths, so that an image mostly meets the same shapes alone and among others
         out = self.tokenizer(texts, padding=True, pad_to_multiple_of=8, truncation=True, return_tensors="pt")

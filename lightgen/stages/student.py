@@ -11,7 +11,7 @@ import torch
 from lightgen.core.artifact import Artifact
 from lightgen.core.errors import UserError
 from lightgen.sampling.decode import DecodeConfig
-from lightgen.stages.checkpoint import load_parts, open_checkpoint, pick_device, require_part
+from lightgen.stages.checkpoint import cast, load_parts, open_checkpoint, pick_device, require_part
 from lightgen.stages.pipeline import LightGenPipeline
 
 
@@ -21,7 +21,7 @@ class StudentTeacherConfig:
 
     Attributes:
         decode: iterations, steps and guidance.
-        precision: of the networks; bf16 leaves the weights in fp32.
+        precision: of text encoder and transformer; the autoencoder stays in fp32.
     """
 
     decode: DecodeConfig = field(default_factory=DecodeConfig)
@@ -34,11 +34,17 @@ class StudentGenerator:
     def __init__(self, config: StudentTeacherConfig, checkpoint: Artifact) -> None:
         require_part(checkpoint, "transformer")
         self.config, self.name = config, f"student-{checkpoint.digest[:12]}"
-        self._device = pick_device()
-        self._pipeline = LightGenPipeline.from_parts(load_parts(checkpoint.path)).to(self._device)
+        parts = load_parts(checkpoint.path)
+        if config.precision == "bf16":
+            # cast once: autocast would cast activations at every layer, at nearly twice the cost of sampling
+            for module in (parts.transformer, parts.text_encoder):
+                cast(module, torch.bfloat16)
+        self._pipeline = LightGenPipeline.from_parts(parts).to(pick_device())
 
     @classmethod
-    def from_checkpoint(cls, name: str | Path, config: StudentTeacherConfig | None = None) -> "StudentGenerator":
+    def from_checkpoint(
+        cls, name: str | Path, config: StudentTeacherConfig | None = None
+    ) -> "StudentGenerator":
         """Generator of a checkpoint directory or of the word `nano`."""
         return cls(config or StudentTeacherConfig(), open_checkpoint(name))
 
@@ -59,18 +65,17 @@ class StudentGenerator:
         if source is not None or mask is not None:
             raise UserError("student: got a source or mask to edit, allowed: text prompts only")
         decode = self.config.decode
-        with torch.autocast(self._device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
-            pixels = self._pipeline(
-                list(prompts),
-                height=height,
-                width=width,
-                num_inference_steps=decode.num_iterations,
-                num_head_steps=decode.num_head_steps,
-                guidance_scale=decode.guidance_scale,
-                guidance_rise=decode.guidance_rise,
-                temperature=decode.temperature,
-                seeds=seeds,
-                output_type="np",
-                return_dict=False,
-            )[0]
+        pixels = self._pipeline(
+            list(prompts),
+            height=height,
+            width=width,
+            num_inference_steps=decode.num_iterations,
+            num_head_steps=decode.num_head_steps,
+            guidance_scale=decode.guidance_scale,
+            guidance_rise=decode.guidance_rise,
+            temperature=decode.temperature,
+            seeds=seeds,
+            output_type="np",
+            return_dict=False,
+        )[0]
         return np.rint(pixels * 255).astype(np.uint8)

@@ -11,7 +11,9 @@ from lightgen.core.artifact import Artifact, Workspace, begin_artifact
 from lightgen.core.config import config_to_dict
 from lightgen.core.errors import UserError
 from lightgen.stages.checkpoint import NANO, open_checkpoint
-from lightgen.stages.tasks import AutoencoderTask, DetectorTask, DPOTask, Job, PretrainTask, Task, prepare
+from lightgen.stages.picture_jobs import autoencoder_job, detector_job
+from lightgen.stages.student_jobs import dpo_job, pretrain_job
+from lightgen.stages.tasks import AutoencoderTask, DetectorTask, DPOTask, Job, PretrainTask, Task
 from lightgen.training.fit import FitConfig, fit
 
 STATE = "train_state"
@@ -34,6 +36,8 @@ def train(
     """Checkpoint artifact with the trained parts; a killed run continues from its last saved state.
 
     Args:
+        config: the task and the loop's numbers.
+        out: where the artifact will be.
         inputs: one artifact of latents, or images for an autoencoder or detector.
         start: checkpoint to begin from; unnamed, it is `nano` where the task needs one.
 
@@ -43,11 +47,7 @@ def train(
     if config.fit.num_steps < 1 or config.fit.global_batch_size < 1:
         got = f"num_steps {config.fit.num_steps}, global_batch_size {config.fit.global_batch_size}"
         raise UserError(f"fit: got {got}, allowed: whole numbers from 1")
-    if start is None and isinstance(config.task, PretrainTask | DPOTask):
-        start = NANO
-    checkpoint = open_checkpoint(start) if start is not None else None
-    job = prepare(config.task, config.fit, inputs, checkpoint)
-    parents = [*job.inputs, *([checkpoint] if checkpoint else [])]
+    job, parents = prepare(config, inputs, start)
     settings = {"stage": "train", **config_to_dict(config), **job.identity}
     found = begin_artifact(out, "checkpoint", settings, parents)
     if isinstance(found, Artifact):
@@ -60,6 +60,31 @@ def train(
         shutil.rmtree(workspace.path / STATE / "state", ignore_errors=True)
         parameters = sum(p.numel() for p in job.learner.parameters())
         return workspace.commit({"steps": summary["steps"], "parameters": parameters}, **job.facts)
+
+
+def prepare(
+    config: TrainConfig, inputs: Sequence[str | Path], start: str | Path | None
+) -> tuple[Job, list[Artifact]]:
+    """(The task made ready, the parents of what it makes).
+
+    Raises:
+        UserError: see `train`.
+    """
+    task = config.task
+    if start is None and isinstance(task, PretrainTask | DPOTask):
+        start = NANO
+    checkpoint = None if start is None else open_checkpoint(start)
+    if isinstance(task, AutoencoderTask):
+        job = autoencoder_job(task, config.fit, inputs, checkpoint)
+    elif isinstance(task, DetectorTask):
+        job = detector_job(task, config.fit, inputs, checkpoint)
+    else:
+        assert checkpoint is not None
+        if isinstance(task, PretrainTask):
+            job = pretrain_job(task, config.fit, inputs, checkpoint)
+        else:
+            job = dpo_job(task, config.fit, inputs, checkpoint)
+    return job, [*job.inputs, *([checkpoint] if checkpoint else [])]
 
 
 def _fit_and_save(config: TrainConfig, job: Job, workspace: Workspace) -> dict[str, Any]:

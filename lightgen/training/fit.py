@@ -14,8 +14,10 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from lightgen.core.errors import UserError
+from lightgen.core.interrupts import Interrupts
 from lightgen.core.metrics import MetricsLog
 from lightgen.core.progress import Progress
+from lightgen.core.ranks import average_over_ranks, join_ranks, num_ranks, rank
 from lightgen.training.ema import Ema
 from lightgen.training.optimizer import Optimizer, OptimizerConfig
 from lightgen.training.schedule import ScheduleConfig, lr_factor
@@ -73,45 +75,64 @@ def fit(
     """Number of steps done; afterwards the learner holds the EMA weights and `folder/metrics.jsonl` the curve.
 
     Args:
-        batches: global batch of an optimizer step; a pure function of the step, so a resume repeats nothing.
+        batches: global batch of an optimizer step; a pure function of the step, so a resume repeats nothing. Under
+            torchrun every rank is given the same one and takes its share.
         folder: receives `state/` and the metrics; a state found there is continued.
 
     Raises:
-        UserError: the loss or gradient was not finite for `max_bad_steps` steps in a row (weights stay as they were).
+        KeyboardInterrupt: SIGINT or SIGTERM came; the step under way was finished and the state saved.
+        UserError: the batch does not divide over the ranks; or the loss or gradient was not finite for `max_bad_steps` steps in a row (weights stay as they were).
     """
+    if config.global_batch_size % num_ranks():
+        raise UserError(f"training: global batch of {config.global_batch_size} on {num_ranks()} ranks is uneven")
+    join_ranks()
     run = _Run(config, learner, folder)
-    start = run.resume()
-    log = MetricsLog(folder / "metrics.jsonl")
-    log.truncate_after(start)
+    step = run.resume()
+    log = MetricsLog(folder / "metrics.jsonl") if rank() == 0 else None
+    if log is not None:
+        log.truncate_after(step)
     bad_steps, began = 0, time.monotonic()
-    step = start
     with (
+        Interrupts() as interrupts,
         ThreadPoolExecutor(1) as reader,
-        Progress(description, total=config.num_steps, unit="step", done=start) as progress,
+        Progress(description, total=config.num_steps, unit="step", done=step) as progress,
     ):
-        upcoming = reader.submit(batches, start) if start < config.num_steps else None
-        while step < config.num_steps:
-            assert upcoming is not None
+        upcoming = reader.submit(batches, step) if step < config.num_steps else None
+        while upcoming is not None:
             waited = time.monotonic()
             batch = upcoming.result()
             waited = time.monotonic() - waited
             upcoming = reader.submit(batches, step + 1) if step + 1 < config.num_steps else None
-            loss, shown, norm = run.step(objective, batch, step)
-            bad_steps = 0 if math.isfinite(norm) else bad_steps + 1
+            elapsed = time.monotonic() - began
+            late = config.max_seconds is not None and elapsed > config.max_seconds
+            outcome = run.step(objective, _share(batch), step, stop=late or interrupts.pending)
+            bad_steps = 0 if math.isfinite(outcome.grad_norm) else bad_steps + 1
             if bad_steps >= config.max_bad_steps:
                 raise UserError(f"training: {bad_steps} steps in a row had a non-finite gradient, last at step {step}")
             step += 1
-            progress.advance(1, loss=loss)
-            if step % config.log_every == 0 or step == config.num_steps:
-                elapsed = time.monotonic() - began
-                log.write(step, loss=loss, grad_norm=norm, elapsed_s=elapsed, wait_s=waited, **shown)
-            out_of_time = config.max_seconds is not None and time.monotonic() - began > config.max_seconds
-            if step % config.save_every == 0 or step == config.num_steps or out_of_time:
+            progress.advance(1, loss=outcome.loss)
+            last = step == config.num_steps or outcome.stop
+            if log is not None and (last or step % config.log_every == 0):
+                numbers = {"loss": outcome.loss, "grad_norm": outcome.grad_norm, **outcome.shown}
+                log.write(step, **numbers, elapsed_s=elapsed, wait_s=waited)
+            if rank() == 0 and (last or step % config.save_every == 0):
                 run.save(step)
-            if out_of_time:
+            if interrupts.pending:
+                raise KeyboardInterrupt
+            if outcome.stop:
                 break
     run.finish()
     return step
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    """What a step gave, the same on every rank; `stop`: some rank wants to end the run."""
+
+    loss: float
+    shown: dict[str, float]
+    grad_norm: float
+    stop: bool
 
 
 class _Run:
@@ -137,22 +158,26 @@ class _Run:
         buffers = {n: b.detach() for n, b in self.learner.named_buffers() if b.is_floating_point()}
         return {n: w.detach() for n, w in self.weights.items()} | buffers
 
-    def step(self, objective: Objective, batch: Batch, step: int) -> tuple[float, dict[str, float], float]:
-        """(loss, shown metrics, gradient norm); a non-finite gradient leaves the weights untouched."""
+    def step(self, objective: Objective, batch: Batch, step: int, stop: bool) -> _Outcome:
+        """One optimizer step on this rank's share of the batch; a non-finite gradient leaves the weights untouched."""
         self.learner.train()
         parts = _split(batch, self.config.micro_batch_size)
         total = sum(size for _, size in parts)
-        loss_sum, shown_sum = 0.0, dict[str, float]()
+        numbers: dict[str, float] = {"loss": 0.0}
         for part, size in parts:
             with _attention_kernel(next(iter(self.working.values())).device):
                 loss, shown = objective(self.learner, part, step)
                 (loss * (size / total)).backward()
-            loss_sum += loss.item() * size / total
-            for name, value in shown.items():
-                shown_sum[name] = shown_sum.get(name, 0.0) + value * size / total
+            for name, value in {"loss": loss.item(), **shown}.items():
+                numbers[name] = numbers.get(name, 0.0) + value * size / total
             self._collect()
+        agreed = torch.tensor([*numbers.values(), float(stop)], dtype=torch.float64)
+        average_over_ranks([agreed])
+        average_over_ranks([w.grad for w in self.weights.values() if w.grad is not None])
         norm = torch.nn.utils.clip_grad_norm_(self.weights.values(), self.config.max_grad_norm).item()
-        if math.isfinite(norm) and math.isfinite(loss_sum):
+        shown = dict(zip(numbers, agreed.tolist(), strict=False))
+        loss = shown.pop("loss")
+        if math.isfinite(norm) and math.isfinite(loss):
             self.optimizer.step(lr_factor(self.config.schedule, step, self.config.num_steps))
             self._publish()
             self.ema.update(self._averaged(), step)
@@ -160,7 +185,7 @@ class _Run:
             norm = math.inf
         for weight in self.weights.values():
             weight.grad = None
-        return loss_sum, shown_sum, norm
+        return _Outcome(loss=loss, shown=shown, grad_norm=norm, stop=bool(agreed[-1] > 0))
 
     def _collect(self) -> None:
         """Move gradients from the working copy to the weights, adding up in fp32."""
@@ -225,6 +250,12 @@ def _lower(learner: nn.Module) -> None:
 def _attention_kernel(device: torch.device) -> contextlib.AbstractContextManager[None]:
     """Attention by plain matrix products on a CPU, whose fused kernel has a far slower backward pass."""
     return sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else contextlib.nullcontext()
+
+
+def _share(batch: Batch) -> Batch:
+    """This rank's samples of a global batch: an equal, contiguous part."""
+    size = len(next(iter(batch.values()))) // num_ranks()
+    return {name: value[rank() * size : (rank() + 1) * size] for name, value in batch.items()}
 
 
 def _split(batch: Batch, size: int | None) -> list[tuple[Batch, int]]:

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from lightgen.core.errors import UserError
@@ -30,7 +31,7 @@ def save_state(folder: Path, step: int, tensors: dict[str, torch.Tensor], keep: 
         shutil.rmtree(final, ignore_errors=True)
         work.rename(final)
         _sync(folder)
-    except OSError:
+    except (OSError, SafetensorError):  # the latter is what a full disk gives in save_file
         shutil.rmtree(work, ignore_errors=True)
         raise
     for old in sorted(folder.glob("step-*"))[:-keep]:
@@ -47,9 +48,10 @@ def load_newest_state(folder: Path) -> tuple[int, dict[str, torch.Tensor]] | Non
     for path in found:
         try:
             meta = json.loads((path / _META).read_text())
-            if _sha256(path / _FILE) == meta["sha256"]:
-                return int(meta["step"]), load_file(path / _FILE)
-        except (OSError, ValueError, KeyError):
+            step = int(meta["step"])
+            if path.name == f"step-{step:08d}" and _sha256(path / _FILE) == meta["sha256"]:
+                return step, load_file(path / _FILE)
+        except (OSError, ValueError, KeyError, TypeError):
             continue
     if found:
         raise UserError(f"train state {folder}: all {len(found)} saved states are damaged; remove it to start anew")

@@ -96,7 +96,12 @@ class NanoDetector:
         score = 9 * functional.avg_pool2d(center, 3, stride=1, padding=1)
         peak = (center == functional.max_pool2d(center, 3, stride=1, padding=1)) & (score > _MIN_SCORE)
         found = []
+        taken: set[tuple[int, int]] = set()
         for row, column in peak[0, 0].nonzero().tolist():
+            # Neighbours can both be peaks where both are sure to the last bit: one object, one detection.
+            if any((row + r, column + c) in taken for r in (-1, 0, 1) for c in (-1, 0, 1)):
+                continue
+            taken.add((row, column))
             likely = maps["label"][:, row, column].softmax(0)
             index = int(likely.argmax())
             if CLASSES[index] not in wanted:

@@ -1,0 +1,117 @@
+"""The command `lightgen`: which word runs what, and what each way to end means for the exit code."""
+
+import contextlib
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from types import FrameType
+
+from lightgen.core.config import environment, suggestion
+from lightgen.core.errors import UserError
+
+DONE, FAILED, REFUSED, INTERRUPTED = 0, 1, 2, 130
+DEBUG_VARIABLE = "LIGHTGEN_DEBUG"
+
+_COMMANDS = {
+    "quickstart": "see the whole paradigm run: teacher, student, preferences, report",
+    "generate": "draw pictures of a prompt",
+    "distill": "prompts become images, by a teacher or a student",
+    "encode": "images become latents",
+    "train": "latents (or images) become a checkpoint",
+    "rank": "images get scores",
+    "evaluate": "checkpoints or images become a report",
+    "doctor": "say what this machine has and what is missing",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit code: 0 done, 2 bad usage or bad input, 1 failure, 130 interrupted (what is done is kept)."""
+    arguments = sys.argv[1:] if argv is None else list(argv)
+    try:
+        with _termination_as_interrupt():
+            return _run(arguments)
+    except UserError as error:
+        return _complain(str(error), REFUSED)
+    except OSError as error:
+        return _complain(
+            f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}", FAILED
+        )
+    except KeyboardInterrupt:
+        return _complain("interrupted; state saved, run the same command again to continue", INTERRUPTED)
+    except Exception as error:
+        if environment(DEBUG_VARIABLE):
+            raise
+        what = f"{type(error).__name__}: {error}"
+        return _complain(f"failed, {what}; {DEBUG_VARIABLE}=1 shows where", FAILED)
+
+
+def _run(arguments: list[str]) -> int:
+    if not arguments or arguments[0] in ("-h", "--help"):
+        sys.stdout.write(_overview())
+        return DONE if arguments else REFUSED
+    command, rest = arguments[0], arguments[1:]
+    if command in ("-V", "--version"):
+        from lightgen.core.provenance import library_versions
+
+        sys.stdout.write(f"lightgen {library_versions().get('lightgen', 'not installed')}\n")
+        return DONE
+    if command not in _COMMANDS:
+        hint = suggestion(command, _COMMANDS) or f", allowed: {', '.join(_COMMANDS)}"
+        raise UserError(f"unknown command {command!r}{hint}")
+    return _command(command)(rest)
+
+
+def _command(name: str) -> Callable[[list[str]], int]:
+    """The function behind a word; imported only now, since each brings what it needs."""
+    if name == "generate":
+        from lightgen.cli.generate import run_generate
+
+        return run_generate
+    if name == "quickstart":
+        from lightgen.cli.quickstart import run_quickstart
+
+        return run_quickstart
+    if name == "doctor":
+        from lightgen.cli.doctor import run_doctor
+
+        return run_doctor
+    from lightgen.cli.stage import run_stage
+
+    return lambda rest: run_stage(name, rest)
+
+
+def _overview() -> str:
+    width = max(map(len, _COMMANDS))
+    lines = [f"  {name:<{width}}  {what}" for name, what in _COMMANDS.items()]
+    return (
+        "usage: lightgen COMMAND ...\n\n"
+        "Small text-to-image models from teachers' pictures and preferences.\n\n"
+        "commands:\n" + "\n".join(lines) + "\n\nlightgen COMMAND --help says more\n"
+    )
+
+
+def _complain(text: str, code: int) -> int:
+    sys.stderr.write(f"lightgen: {' '.join(text.split()).removeprefix('lightgen ')}\n")
+    return code
+
+
+@contextlib.contextmanager
+def _termination_as_interrupt() -> Iterator[None]:
+    """Context in which the signal to terminate is an interrupt, so that both leave things in order."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    try:
+        before = signal.signal(signal.SIGTERM, interrupt)
+    except ValueError:  # outside the main thread, signals belong to somebody else
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

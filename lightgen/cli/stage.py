@@ -1,0 +1,130 @@
+"""The commands that run a stage: `lightgen STAGE RECIPE --in DIR --out DIR [--dotted.key value]`."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from lightgen import recipes
+from lightgen.cli.options import Parser, option_help, override
+from lightgen.core.artifact import Artifact
+from lightgen.core.config import suggestion
+from lightgen.core.errors import UserError
+
+# What `--in` is to each stage; the rest of the table is which further options it has.
+_INPUTS = {
+    "distill": "prompts: files of JSON lines, or artifacts; without any, the recipe's own",
+    "encode": "images: artifacts, or directories of plain tars",
+    "train": "latents (pretrain, dpo), or images (autoencoder, detector)",
+    "rank": "images of the same prompts; several directories for `source`",
+    "evaluate": "checkpoints, `nano`, or images",
+}
+_STARTS = {
+    "distill": "checkpoint of the student that draws (default: nano)",
+    "encode": "checkpoint whose autoencoder encodes (default: nano)",
+    "train": "checkpoint to begin from (default: nano where the task needs one)",
+}
+
+
+def run_stage(stage: str, arguments: Sequence[str]) -> int:
+    """Exit code of a stage run with the arguments after its name.
+
+    Raises:
+        UserError: a recipe or option that does not exist, or what the stage refuses.
+    """
+    known = recipes.describe(stage)
+    if not arguments or arguments[0] in ("-h", "--help"):
+        sys.stdout.write(_overview(stage, known))
+        return 0 if arguments else 2
+    name, prog = arguments[0], f"lightgen {stage} {arguments[0]}"
+    if name.startswith("-"):
+        raise UserError(f"lightgen {stage}: got {name!r} in place of a recipe, allowed: {', '.join(known)}")
+    if name not in known:
+        hint = suggestion(name, known) or f", allowed: {', '.join(known)}"
+        raise UserError(f"lightgen {stage}: unknown recipe {name!r}{hint}")
+    parser = _parser(stage, prog, known[name])
+    if {"-h", "--help"} & set(arguments):
+        sys.stdout.write(parser.format_help() + "\n" + option_help(prog, recipes.find(stage, name)))
+        return 0
+    found, rest = parser.parse_known_args(list(arguments[1:]))
+    if found.out is None:
+        raise UserError(f"{prog}: got no --out, allowed: a new directory, or that of an interrupted run")
+    config = override(prog, recipes.find(stage, name), _known_first(prog, parser, rest))
+    _report(_run(stage, config, found))
+    return 0
+
+
+def _known_first(prog: str, parser: Parser, rest: list[str]) -> list[str]:
+    """The rest, where it begins with an option: what no option takes is a mistake."""
+    if rest and not rest[0].startswith("--"):
+        raise UserError(f"{prog}: got {rest[0]!r}, allowed: {', '.join(parser.names())} and dotted options")
+    return rest
+
+
+def _parser(stage: str, prog: str, doc: str) -> Parser:
+    parser = Parser(prog, doc, "Every number of the recipe is an option too:")
+    parser.add_argument("--in", dest="inputs", nargs="+", default=[], metavar="DIR", help=_INPUTS[stage])
+    parser.add_argument(
+        "--out", metavar="DIR", help="where the artifact will be; an interrupted run continues"
+    )
+    if stage in _STARTS:
+        parser.add_argument("--start", metavar="DIR", help=_STARTS[stage])
+    if stage == "evaluate":
+        parser.add_argument(
+            "--prompts", nargs="+", default=[], metavar="FILE", help="prompts in GenEval's schema"
+        )
+    if stage in ("evaluate", "rank"):
+        parser.add_argument(
+            "--detector", metavar="DIR", help="checkpoint of the detector (default: the shipped one)"
+        )
+    return parser
+
+
+def _overview(stage: str, known: dict[str, str]) -> str:
+    width = max(map(len, known))
+    lines = [f"  {name:<{width}}  {doc.splitlines()[0]}" for name, doc in known.items()]
+    usage = f"usage: lightgen {stage} RECIPE --in DIR [DIR...] --out DIR [--dotted.key value]"
+    return (
+        f"{usage}\n\nrecipes:\n"
+        + "\n".join(lines)
+        + f"\n\nlightgen {stage} RECIPE --help lists all options\n"
+    )
+
+
+def _run(stage: str, config: Any, found: argparse.Namespace) -> Artifact | str:  # noqa: ANN401
+    """What the stage made: an artifact, or the path of a folder."""
+    from lightgen.stages.checkpoint import NANO, quiet_libraries
+
+    quiet_libraries()
+    if stage == "distill":
+        from lightgen.stages.distill import distill
+
+        return distill(config, found.out, found.inputs, found.start)
+    if stage == "encode":
+        from lightgen.stages.encode import encode
+
+        return encode(config, found.out, found.inputs, found.start or NANO)
+    if stage == "rank":
+        from lightgen.stages.rank import rank
+
+        return rank(config, found.out, found.inputs, found.detector)
+    if stage == "evaluate":
+        from lightgen.stages.evaluate import evaluate
+
+        return evaluate(config, found.out, found.inputs, found.prompts, found.detector)
+    from lightgen.stages.nano_weights import NanoWeightsConfig, nano_weights
+    from lightgen.stages.train import train
+
+    if isinstance(config, NanoWeightsConfig):
+        if found.inputs or found.start:
+            raise UserError("lightgen train nano-weights: got --in or --start, allowed: --out alone")
+        return str(nano_weights(config, found.out))
+    return train(config, found.out, found.inputs, found.start)
+
+
+def _report(made: Artifact | str) -> None:
+    if isinstance(made, str):
+        sys.stdout.write(f"{made}\n")
+        return
+    counts = ", ".join(f"{count:,} {name}" for name, count in made.counts.items())
+    sys.stdout.write(f"{made.path}  {made.kind}: {counts}\n")

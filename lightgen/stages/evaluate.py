@@ -1,0 +1,236 @@
+"""Evaluate: checkpoints or images become a report that says how often they show what was asked for."""
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lightgen.core.artifact import Artifact, Workspace, begin_artifact, open_artifact
+from lightgen.core.config import config_to_dict
+from lightgen.core.errors import UserError
+from lightgen.core.progress import Progress
+from lightgen.core.prompt import Prompt
+from lightgen.evals.scores import (
+    Comparison,
+    ImageVerdict,
+    ScoreTable,
+    compare_runs,
+    evaluate_images,
+    score_table,
+)
+from lightgen.evals.statistics import BootstrapConfig
+from lightgen.evals.verdict import VerdictConfig
+from lightgen.ports.protocols import Detector
+from lightgen.stages.checkpoint import NANO, load_detector, open_checkpoint, open_detector, require_part
+from lightgen.stages.distill import DistillConfig, NanoPrompts, distill, load_prompts
+from lightgen.stages.inputs import ImageInputs, open_images
+from lightgen.stages.score_page import Subject, score_page
+from lightgen.stages.self_test import SelfTestConfig, self_test
+from lightgen.stages.student import StudentTeacherConfig
+
+_WORK = "work"
+_BATCH = 32
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateConfig:
+    """What is asked of a checkpoint, and how its pictures are judged.
+
+    Attributes:
+        prompts: built-in prompts, used where no file is handed in.
+        images_per_prompt, height, width, batch_size, seed, student: how a checkpoint draws.
+        self_test: what the detector must show first.
+        pictures: most pictures of each subject on the page.
+    """
+
+    prompts: NanoPrompts = field(default_factory=lambda: NanoPrompts(num=60, split="test"))
+    images_per_prompt: int = 2
+    height: int = 128
+    width: int = 128
+    batch_size: int = 50
+    seed: int = 0
+    student: StudentTeacherConfig = field(default_factory=StudentTeacherConfig)
+    verdict: VerdictConfig = field(default_factory=VerdictConfig)
+    bootstrap: BootstrapConfig = field(default_factory=BootstrapConfig)
+    self_test: SelfTestConfig = field(default_factory=SelfTestConfig)
+    pictures: int = 48
+
+
+def evaluate(
+    config: EvaluateConfig,
+    out: str | Path,
+    subjects: Sequence[str | Path],
+    prompts: Sequence[str | Path] = (),
+    detector: str | Path | None = None,
+) -> Artifact:
+    """Report artifact: a page, and `report.json` with `overall` and `tasks` (of the first subject).
+
+    Args:
+        config: how pictures are made and judged.
+        out: where the artifact will be.
+        subjects: checkpoints (`nano` too), or directories of images whose records hold their prompts.
+        prompts: file in GenEval's schema, or artifact of prompts, for the checkpoints.
+        detector: checkpoint of the detector; the shipped one unless named.
+
+    Raises:
+        UserError: a subject, prompt or detector that cannot be used, or a detector that fails its self-test.
+    """
+    if not subjects:
+        raise UserError(
+            "--in: got nothing, allowed: one or more of a checkpoint, `nano`, a directory of images"
+        )
+    asked, wanted, parents, identity = load_prompts(_sampling(config), prompts)
+    unjudged = next((p for p in asked if p.tag is None), None)
+    if unjudged is not None:
+        raise UserError(
+            f"prompt {unjudged.prompt[:60]!r}: has no tag, allowed: GenEval's fields in every prompt"
+        )
+    opened = [_open_subject(subject) for subject in subjects]
+    judge = open_detector(detector)
+    parents = [*parents, *(a for each in opened for a in each.artifacts), judge]
+    plain = [entry for each in opened if each.images for entry in each.images.plain]
+    settings = {"stage": "evaluate", **config_to_dict(config), **identity, "plain_images": plain}
+    found = begin_artifact(out, "report", settings, parents)
+    if isinstance(found, Artifact):
+        return found
+    with found as workspace:
+        if not workspace.has("report.html"):
+            judged = _judge(config, wanted, prompts, opened, load_detector(judge), workspace)
+            _write(config, judged, settings, parents, workspace)
+        # only now: a run killed before this line still has its pictures
+        workspace.remove(_WORK)
+        return workspace.commit({"subjects": len(opened), "prompts": len(asked)})
+
+
+@dataclass(frozen=True)
+class _Opened:
+    """A subject: its name as given, and either a checkpoint or images."""
+
+    name: str
+    checkpoint: Artifact | None
+    images: ImageInputs | None
+
+    @property
+    def artifacts(self) -> tuple[Artifact, ...]:
+        if self.checkpoint is not None:
+            return (self.checkpoint,)
+        return self.images.artifacts if self.images is not None else ()
+
+
+@dataclass(frozen=True)
+class _Judged:
+    subjects: list[Subject]
+    comparisons: list[tuple[str, str, Comparison]]
+    self_test: dict[str, float]
+    seconds: dict[str, float]
+
+
+def _sampling(config: EvaluateConfig) -> DistillConfig:
+    """How a checkpoint's pictures are made: by the stage that makes all pictures."""
+    return DistillConfig(
+        teacher=config.student,
+        prompts=config.prompts,
+        images_per_prompt=config.images_per_prompt,
+        height=config.height,
+        width=config.width,
+        shard_size=config.batch_size,
+        batch_size=config.batch_size,
+        seed=config.seed,
+    )
+
+
+def _open_subject(subject: str | Path) -> _Opened:
+    path, name = Path(subject), str(subject) if str(subject) == NANO else Path(subject).resolve().name
+    if name == NANO and str(subject) == NANO:
+        return _Opened(name, open_checkpoint(NANO), None)
+    if (path / "manifest.json").is_file() or not path.is_dir():
+        kind = open_artifact(path, "checkpoint", "images", verify=False).kind
+        if kind == "checkpoint":
+            return _Opened(name, require_part(open_checkpoint(path), "transformer"), None)
+    return _Opened(name, None, open_images([path]))
+
+
+def _judge(
+    config: EvaluateConfig,
+    sampling: DistillConfig,
+    prompts: Sequence[str | Path],
+    opened: Sequence[_Opened],
+    detector: Detector,
+    workspace: Workspace,
+) -> _Judged:
+    seconds: dict[str, float] = {}
+    began = time.monotonic()
+    shares = self_test(detector, config.verdict, config.self_test)
+    seconds["self-test"] = time.monotonic() - began
+    subjects: list[Subject] = []
+    for number, each in enumerate(opened):
+        began = time.monotonic()
+        if each.checkpoint is not None:
+            start = NANO if each.name == NANO else each.checkpoint.path
+            made = distill(sampling, workspace.path / _WORK / str(number), prompts, start)
+            images = open_images([made.path])
+            seconds[f"draw {each.name}"] = time.monotonic() - began
+            began = time.monotonic()
+        else:
+            assert each.images is not None
+            images = each.images
+        verdicts = _verdicts(config.verdict, images, detector, each.name)
+        seconds[f"judge {each.name}"] = time.monotonic() - began
+        digest = each.artifacts[0].digest if each.artifacts else ""
+        subjects.append(Subject(each.name, digest, images, verdicts, score_table(verdicts, config.bootstrap)))
+    return _Judged(subjects, _comparisons(subjects, config.bootstrap), shares, seconds)
+
+
+def _verdicts(
+    config: VerdictConfig, images: ImageInputs, detector: Detector, name: str
+) -> list[ImageVerdict]:
+    prompts = [Prompt.from_json(images.meta(i)) for i in range(len(images))]
+    with Progress(f"judge {name}", len(images), "images") as progress:
+
+        def read() -> Iterator[np.ndarray]:
+            for i in range(len(images)):
+                yield images[i].image
+                progress.advance()
+
+        return evaluate_images(prompts, read(), detector, None, config, batch_size=_BATCH)
+
+
+def _comparisons(subjects: Sequence[Subject], config: BootstrapConfig) -> list[tuple[str, str, Comparison]]:
+    """Each later subject against the first, where both drew the same prompts."""
+    first, found = subjects[0], []
+    for other in subjects[1:]:
+        asked = [{v.prompt.prompt for v in each.verdicts} for each in (first, other)]
+        if asked[0] == asked[1]:
+            found.append((first.name, other.name, compare_runs(first.verdicts, other.verdicts, config)))
+    return found
+
+
+def _write(
+    config: EvaluateConfig,
+    judged: _Judged,
+    settings: dict[str, Any],
+    parents: Sequence[Artifact],
+    workspace: Workspace,
+) -> None:
+    tables: list[ScoreTable] = [subject.table for subject in judged.subjects]
+    report = {
+        **tables[0].to_json(),
+        "subjects": [
+            {"name": s.name, "digest": s.digest, **s.table.to_json(), "broken": s.broken()}
+            for s in judged.subjects
+        ],
+        "comparisons": [
+            {"first": first, "second": second, **comparison.to_json()}
+            for first, second, comparison in judged.comparisons
+        ],
+        "self_test": judged.self_test,
+        "seconds": {name: round(value, 3) for name, value in judged.seconds.items()},
+        "settings": settings,
+        "parents": [{"name": p.path.resolve().name, "kind": p.kind, "digest": p.digest} for p in parents],
+    }
+    workspace.write_json("report.json", report)
+    page = score_page(judged.subjects, judged.comparisons, report, config.pictures)
+    workspace.write_bytes("report.html", page.encode())

@@ -1,0 +1,138 @@
+"""The detection objective against maps that are right, and against maps that are wrong in one thing."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from lightgen.core.draws import numpy_draws
+from lightgen.objectives.detection import DetectionConfig, DetectionObjective
+
+CLASSES, COLORS = ("dog", "cat", "car"), ("red", "blue")
+SURE = 30.0
+OBJECTS = [
+    [
+        {"class": "cat", "color": "blue", "box": (1, 2, 13, 10)},
+        {"class": "dog", "color": None, "box": (40, 30, 64, 60)},
+    ],
+    [{"class": "car", "color": "red", "box": (20, 20, 36, 40)}],
+]
+
+
+def picture(sample):
+    return torch.from_numpy(numpy_draws(0, "test", sample).integers(0, 256, (3, 64, 64), dtype=np.uint8))
+
+
+@pytest.fixture
+def batch():
+    return {"pixels": torch.stack([picture(4), picture(9)]), "objects": OBJECTS, "ids": [4, 9]}
+
+
+class Oracle(nn.Module):
+    """Network that knows the objects: sure of every cell within one of an object's centre."""
+
+    def __init__(self, objects, **wrong):
+        super().__init__()
+        self.objects, self.wrong = objects, wrong
+
+    def forward(self, pixels):
+        self.pixels = pixels
+        size = len(pixels)
+        maps = {"center": torch.full((size, 1, 8, 8), -SURE), "box": torch.zeros(size, 4, 8, 8)}
+        maps |= {"label": torch.zeros(size, 3, 8, 8), "color": torch.zeros(size, 2, 8, 8)}
+        for image, records in enumerate(self.objects):
+            for record in records:
+                x0, y0, x1, y1 = record["box"]
+                row, column = int((y0 + y1) / 16), int((x0 + x1) / 16)
+                maps["center"][image, 0, row, column] = SURE
+                for r in range(max(0, row - 1), min(8, row + 2)):
+                    for c in range(max(0, column - 1), min(8, column + 2)):
+                        x, y = 8 * c + 4, 8 * r + 4
+                        maps["box"][image, :, r, c] = torch.tensor([x - x0, y - y0, x1 - x, y1 - y]) / 32
+                        maps["label"][image, CLASSES.index(record["class"]), r, c] = SURE
+                        if record["color"]:
+                            maps["color"][image, COLORS.index(record["color"]), r, c] = SURE
+        for name, change in self.wrong.items():
+            maps[name] = change(maps[name])
+        return maps
+
+
+def run(learner, batch, step=0, **settings):
+    config = DetectionConfig(classes=CLASSES, colors=COLORS, **{"soften": 0.0, "scramble": 0.0, **settings})
+    loss, shown = DetectionObjective(config)(learner, batch, step)
+    return loss.item(), shown
+
+
+def test_an_oracle_has_no_loss(batch):
+    oracle = Oracle(OBJECTS)
+    loss, shown = run(oracle, batch)
+    assert loss < 1e-6 and shown["label_accuracy"] == 1
+    torch.testing.assert_close(oracle.pixels, batch["pixels"].float() / 127.5 - 1)
+
+
+def test_each_error_counts_as_much_as_it_should(batch):
+    loss, shown = run(Oracle(OBJECTS, box=lambda box: box + 0.25), batch)
+    assert math.isclose(loss, 0.5, rel_tol=1e-4) and math.isclose(shown["box"], 0.25, rel_tol=1e-4)
+    loss, shown = run(Oracle(OBJECTS, label=lambda label: 0 * label), batch)
+    assert math.isclose(loss, math.log(3), rel_tol=1e-4) and math.isclose(
+        shown["label"], math.log(3), rel_tol=1e-4
+    )
+    loss, shown = run(Oracle(OBJECTS, color=lambda color: 0 * color), batch)
+    assert math.isclose(loss, math.log(2), rel_tol=1e-4) and math.isclose(
+        shown["color"], math.log(2), rel_tol=1e-4
+    )
+    loss, shown = run(Oracle(OBJECTS, center=lambda center: 0 * center), batch)
+    assert math.isclose(loss, 64 * math.log(2), rel_tol=1e-4)  # per image, over its 64 cells
+    wrong = run(Oracle(OBJECTS, label=lambda label: label.roll(1, dims=1)), batch)
+    assert wrong[1]["label_accuracy"] == 0 and math.isclose(wrong[0], SURE, rel_tol=1e-4)
+
+
+def test_an_object_without_a_colour_is_not_asked_for_one(batch):
+    def repaint(color):
+        color[0, :, 4:7, 5:8] = torch.tensor([-SURE, SURE]).view(2, 1, 1)  # where the dog is
+        return color
+
+    assert run(Oracle(OBJECTS, color=repaint), batch)[0] < 1e-6
+
+
+def test_degrading_hangs_on_step_and_sample_alone(batch):
+    both, alone, later = Oracle(OBJECTS), Oracle(OBJECTS[:1]), Oracle(OBJECTS)
+    run(both, batch, soften=1.0)
+    run(alone, {name: value[:1] for name, value in batch.items()}, soften=1.0)
+    run(later, batch, step=1, soften=1.0)
+    assert torch.equal(both.pixels[:1], alone.pixels)
+    assert not torch.equal(both.pixels, later.pixels)
+    clean = batch["pixels"].float() / 127.5 - 1
+    assert both.pixels.shape == clean.shape
+    assert ((both.pixels - clean).abs().mean(dim=(1, 2, 3)) > 0.01).all()
+
+
+def test_a_scrambled_object_counts_as_none_and_its_surroundings_stay(batch):
+    objects = [
+        [
+            {"class": "cat", "color": "blue", "box": (1, 2, 13, 11)},
+            {"class": "dog", "color": "red", "box": (40, 30, 64, 60)},
+        ],
+        [
+            {"class": "car", "color": "red", "box": (20, 20, 36, 40)},
+            {"class": "car", "color": "blue", "box": (48, 0, 64, 9)},
+        ],
+    ]
+    clean, scrambled = batch["pixels"].float() / 127.5 - 1, set()
+    for step in range(12):
+        oracle = Oracle(objects)
+        loss, _ = run(oracle, {**batch, "objects": objects}, step=step, scramble=1.0)
+        # in each picture the oracle still points at one object that is no longer there
+        assert math.isclose(loss, SURE, rel_tol=1e-3)
+        changed = (oracle.pixels[0] != clean[0]).any(dim=0)
+        for index, record in enumerate(objects[0]):
+            x0, y0, x1, y1 = record["box"]
+            if changed[y0:y1, x0:x1].any():
+                scrambled.add(index)
+                changed[y0:y1, x0:x1] = False
+                inside, before = oracle.pixels[0, :, y0:y1, x0:x1], clean[0, :, y0:y1, x0:x1]
+                assert torch.equal(inside.flatten().sort().values, before.flatten().sort().values)
+        assert not changed.any()
+    assert scrambled == {0, 1}

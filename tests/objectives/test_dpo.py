@@ -1,0 +1,182 @@
+"""Direct preference optimization: the formula, its signs, and what the two images of a pair share."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from lightgen.core.draws import numpy_draws
+from lightgen.objectives.dpo import DPOConfig, DPOObjective, preference_loss
+from lightgen.objectives.masked import MaskedConfig, draw_masking, image_errors
+
+LOG2 = math.log(2)
+IDS = [3, 8, 1]
+
+
+def loss_and_margin(*values, beta):
+    loss, margin = preference_loss(*(torch.tensor([float(v)]) for v in values), beta)
+    return loss.item(), margin.item()
+
+
+@pytest.fixture
+def pairs(make_batch):
+    batch = make_batch(IDS)
+    batch["chosen"], batch["rejected"] = batch.pop("latents"), make_batch([i + 100 for i in IDS])["latents"]
+    return batch
+
+
+def test_a_worked_example():
+    # the student improved by .1 on the chosen image and became .1 worse on the rejected one
+    loss, margin = loss_and_margin(0.2, 0.5, 0.3, 0.4, beta=10.0)
+    assert math.isclose(margin, 0.1, rel_tol=1e-5)
+    assert math.isclose(loss, math.log(1 + math.exp(-1.0)), rel_tol=1e-5)
+
+
+def test_the_formula_in_double_precision():
+    values = numpy_draws(0, "test").uniform(0.1, 2.0, (4, 200))
+    for beta in (0.5, 7.0, 60.0):
+        chosen, rejected, old_chosen, old_rejected = values
+        expected_margin = 0.5 * ((old_chosen - chosen) - (old_rejected - rejected))
+        expected = np.logaddexp(0.0, -beta * expected_margin)
+        loss, margin = preference_loss(*(torch.from_numpy(v).float() for v in values), beta)
+        np.testing.assert_allclose(margin.numpy(), expected_margin, atol=1e-6)
+        np.testing.assert_allclose(loss.numpy(), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_without_beta_or_without_a_change_the_loss_is_log_two():
+    for beta in (0.0, 1e-9):
+        assert math.isclose(loss_and_margin(0.2, 0.5, 0.9, 0.4, beta=beta)[0], LOG2, rel_tol=1e-6)
+    loss, margin = loss_and_margin(0.2, 0.5, 0.2, 0.5, beta=5000.0)
+    assert margin == 0 and math.isclose(loss, LOG2, rel_tol=1e-6)
+
+
+def test_swapping_the_images_turns_the_margin():
+    there, back = loss_and_margin(0.2, 0.5, 0.3, 0.4, beta=3.0), loss_and_margin(0.5, 0.2, 0.4, 0.3, beta=3.0)
+    assert there[1] == -back[1] and there[0] < LOG2 < back[0]
+
+
+def test_the_loss_stays_finite_and_its_slopes_have_the_right_sign():
+    errors = [
+        torch.tensor([0.2, 5.0, 0.0], requires_grad=True),
+        torch.tensor([0.5, 0.0, 5.0], requires_grad=True),
+    ]
+    loss, margin = preference_loss(*errors, torch.full((3,), 0.3), torch.full((3,), 0.4), 1000.0)
+    assert torch.isfinite(loss).all()
+    loss.sum().backward()
+    slope = 0.5 * 1000 * torch.sigmoid(-1000 * margin.detach())
+    torch.testing.assert_close(errors[0].grad, slope)
+    torch.testing.assert_close(errors[1].grad, -slope)
+
+
+def test_a_student_that_is_its_reference_has_no_margin(make_student, pairs):
+    student = make_student()
+    loss, shown = DPOObjective(DPOConfig(), student)(student, pairs, 0)
+    assert math.isclose(loss.item(), LOG2, rel_tol=1e-6)
+    assert shown["margin"] == 0 and shown["accuracy"] == 0
+    assert shown["chosen_change"] == 0 and shown["rejected_change"] == 0
+    assert shown["chosen_error"] > 0 and shown["rejected_error"] > 0
+
+
+def test_rounding_is_no_preference(make_student, pairs):
+    student = make_student()
+    objective = DPOObjective(DPOConfig(), student)
+    nn.Module.to(student.transformer, torch.bfloat16)  # what the loop does to compute in bf16
+    loss, shown = objective(student, pairs, 0)
+    assert shown["margin"] == 0 and math.isclose(loss.item(), LOG2, rel_tol=1e-6)
+
+
+def test_a_step_lowers_the_chosen_error_against_the_rejected_one(make_student, pairs):
+    student = make_student()
+    objective = DPOObjective(DPOConfig(beta=20.0), student)
+    for _ in range(3):
+        loss, shown = objective(student, pairs, 0)
+        loss.backward()
+        with torch.no_grad():
+            for parameter in student.parameters():
+                parameter -= 0.003 * parameter.grad
+                parameter.grad = None
+    after, changed = objective(student, pairs, 0)
+    assert after.item() < LOG2 and changed["margin"] > 0
+    assert changed["chosen_change"] < changed["rejected_change"]
+    gap, old_gap = (
+        s["chosen_error"] - s["rejected_error"] for s in (changed, objective(make_student(), pairs, 0)[1])
+    )
+    assert gap < old_gap
+
+
+def test_the_reference_stays_where_it_was(make_student, pairs):
+    student = make_student()
+    objective = DPOObjective(DPOConfig(beta=5.0), student)
+    with torch.no_grad():
+        for parameter in student.parameters():
+            parameter *= 1.05
+    loss, shown = objective(student, pairs, 4)
+    loss.backward()
+    assert all(parameter.grad is not None for parameter in student.transformer.parameters())
+    masking = draw_masking(DPOConfig().masking, 4, IDS, 6, 8)
+    sides = {side: {**pairs, "latents": pairs[side]} for side in ("chosen", "rejected")}
+    with torch.no_grad():
+        errors = {
+            (name, side): image_errors(learner, batch, masking).double().numpy()
+            for name, learner in (("new", student), ("old", make_student()))
+            for side, batch in sides.items()
+        }
+    margin = 0.5 * sum(
+        sign * (errors["old", side] - errors["new", side]) for sign, side in ((1, "chosen"), (-1, "rejected"))
+    )
+    assert math.isclose(shown["margin"], margin.mean(), rel_tol=1e-3, abs_tol=1e-6)
+    assert math.isclose(loss.item(), np.logaddexp(0, -5.0 * margin).mean(), rel_tol=1e-4)
+    assert shown["accuracy"] == pytest.approx((margin > 0).mean())
+    change = (errors["new", "chosen"] - errors["old", "chosen"]).mean()
+    assert math.isclose(shown["chosen_change"], change, rel_tol=1e-3, abs_tol=1e-6)
+
+
+def test_chosen_and_rejected_are_hidden_alike(make_student, pairs):
+    asked = []
+
+    class Recorder(nn.Module):
+        def embed_cond(self, cond):
+            return cond
+
+        def forward(self, noisy, time, cond):
+            asked.append((noisy.view(4, 2, len(IDS), -1, 8), time.view(4, 2, len(IDS), -1)))
+            return torch.zeros_like(noisy)
+
+    student = make_student()
+    student.transformer.head = Recorder()
+    only_noise = MaskedConfig(draws_per_token=4, time_mean=60.0)  # what the head is shown is the noise itself
+    DPOObjective(DPOConfig(masking=only_noise), student)(student, pairs, 0)
+    DPOObjective(DPOConfig(), student)(student, pairs, 0)
+    assert len(asked) == 4  # student and reference, twice
+    for _, time in asked:
+        assert torch.equal(time[:, 0], time[:, 1])
+    assert torch.equal(asked[2][1], asked[3][1]) and len(asked[2][1].unique()) > 4
+    torch.testing.assert_close(asked[0][0][:, 0], asked[0][0][:, 1])
+    torch.testing.assert_close(asked[0][0], asked[1][0])
+    assert not torch.allclose(asked[2][0][:, 0], asked[2][0][:, 1])
+    same = {**pairs, "rejected": pairs["chosen"]}
+    DPOObjective(DPOConfig(), student)(student, same, 0)
+    assert torch.equal(asked[4][0][:, 0], asked[4][0][:, 1])
+
+
+def test_a_plain_error_of_the_chosen_image_can_be_added(make_student, pairs):
+    student = make_student()
+    loss, shown = DPOObjective(DPOConfig(supervised=0.25), student)(student, pairs, 0)
+    assert math.isclose(loss.item(), LOG2 + 0.25 * shown["chosen_error"], rel_tol=1e-5)
+
+
+def test_micro_batches_sum_to_the_batch(make_student, pairs):
+    student = make_student()
+    objective = DPOObjective(DPOConfig(beta=5.0), student)
+    with torch.no_grad():
+        for parameter in student.parameters():
+            parameter *= 1.05
+    loss, shown = objective(student, pairs, 2)
+    parts = [{name: value[i : i + 1] for name, value in pairs.items()} for i in range(len(IDS))]
+    found = [objective(student, part, 2) for part in parts]
+    assert math.isclose(sum(each.item() for each, _ in found) / len(IDS), loss.item(), rel_tol=1e-5)
+    for name, value in shown.items():
+        mean = sum(each[name] for _, each in found) / len(IDS)
+        assert math.isclose(mean, value, rel_tol=1e-3, abs_tol=1e-6), name
