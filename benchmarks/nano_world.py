@@ -2,8 +2,8 @@
 
     .venv/bin/python benchmarks/nano_world.py [--scenes 600] [--pictures 16]
 
-`scenes` held-out test prompts are drawn rightly and wrongly; the detector judges them, and their round trips through the
-autoencoder. `pictures` are sampled with the default settings, one by one.
+`scenes` held-out test prompts are drawn rightly and wrongly; the detector judges them, and their round trips
+through the autoencoder. `pictures` are sampled with the default settings, one by one.
 """
 
 import argparse
@@ -35,7 +35,9 @@ ALWAYS_WRONG = ErrorKnob(wrong_count=1, wrong_place=1, wrong_color=1, wrong_clas
 
 def main() -> None:
     """Print the measurements."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--scenes", type=int, default=600)
     parser.add_argument("--pictures", type=int, default=16)
     arguments = parser.parse_args()
@@ -78,7 +80,9 @@ def judge(num: int) -> dict[str, object]:
     prompts = [draw_prompt(7, i, "test") for i in range(num)]
     right = EmojiTeacher(EmojiTeacherConfig())
     perfect = right.generate([p.prompt for p in prompts], list(range(num)), SIDE, SIDE)
-    trips = np.concatenate([round_trip(autoencoder.encode, autoencoder.decode, perfect[i : i + 32]) for i in range(0, num, 32)])
+    trips = np.concatenate(
+        [round_trip(autoencoder.encode, autoencoder.decode, perfect[i : i + 32]) for i in range(0, num, 32)]
+    )
     wrong = EmojiTeacher(EmojiTeacherConfig(errors=ALWAYS_WRONG))
     drawn = [(p, wrong.draw(p.prompt, 10**6 + i, SIDE, SIDE)) for i, p in enumerate(prompts)]
     mistaken = [(p, r.image) for p, r in drawn if r.errors]
@@ -97,7 +101,9 @@ def judge(num: int) -> dict[str, object]:
     }
 
 
-def round_trip(encode: Callable[..., object], decode: Callable[..., torch.Tensor], images: np.ndarray) -> np.ndarray:
+def round_trip(
+    encode: Callable[..., object], decode: Callable[..., torch.Tensor], images: np.ndarray
+) -> np.ndarray:
     """Images uint8 [B, H, W, 3] after encoding and decoding."""
     pixels = torch.from_numpy(images).permute(0, 3, 1, 2).float().div(127.5).sub(1)
     mean, _ = encode(pixels)  # pyright: ignore[reportGeneralTypeIssues]

@@ -115,12 +115,8 @@ def _import(
         yield line, f"import of everything from {module}"
     if top in NOWHERE or module == "torch.distributed" and room != "core":
         yield line, f"import of {module}"
-    if (
-        module.startswith("torch.distributed.")
-        and room != "core"
-        or module == "torch"
-        and name == "distributed"
-    ):
+    distributed = module.startswith("torch.distributed.") or (module == "torch" and name == "distributed")
+    if distributed and room != "core":
         yield line, "import of torch.distributed outside core"
     if top in ONLY_IN and room not in ONLY_IN[top]:
         yield line, f"import of {top} outside {' and '.join(ONLY_IN[top])}"

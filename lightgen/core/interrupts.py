@@ -9,7 +9,8 @@ from typing import Self
 class Interrupts:
     """Context in which SIGINT and SIGTERM only set `pending`; leaving it brings back what they did before.
 
-    A second SIGINT interrupts at once. Outside the main thread, which alone may handle signals, nothing changes.
+    A second SIGINT interrupts at once. Outside the main thread, which alone may handle signals, nothing
+    changes.
     """
 
     def __init__(self) -> None:

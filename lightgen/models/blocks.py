@@ -27,6 +27,7 @@ class Attention(nn.Module):
         """Attended sequence [B, N, D].
 
         Args:
+            x: [B, N, D].
             mask: bool [B, 1, 1, N], True = may be attended to; None = all may.
             rotation: cosine and sine [B, 1, N, E/2] of each token's position; None = no positions.
         """
@@ -76,7 +77,7 @@ class Block(nn.Module):
 
 
 def rotate(x: torch.Tensor, cosine: torch.Tensor, sine: torch.Tensor) -> torch.Tensor:
-    """x [..., B, A, N, E] with its channel pairs (i, i + E/2) turned by each token's angles [B, 1, N, E/2].
+    """Return x [..., B, A, N, E] with its channel pairs (i, i + E/2) turned by angles [B, 1, N, E/2].
 
     Source: rotary positions, arXiv 2104.09864, eq. 34; two axes share the channels as in arXiv 2403.13298.
     """
@@ -85,7 +86,7 @@ def rotate(x: torch.Tensor, cosine: torch.Tensor, sine: torch.Tensor) -> torch.T
 
 
 def axial_angles(height: int, width: int, channels: int, base: float = 100.0) -> torch.Tensor:
-    """Angles [height * width, channels], row-major: the first half of the channels turns with y, the second with x."""
+    """Angles [height * width, channels], row-major: half of the channels turn with y, half with x."""
     per_axis = channels // 2
     frequency = base ** (-torch.arange(per_axis, dtype=torch.float32) / per_axis)
     y = torch.arange(height, dtype=torch.float32)[:, None, None] * frequency

@@ -6,11 +6,15 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-# Shapes: R rows (one token at one time each), d token channels, D width of the condition, M width of the head.
+# Shapes: R rows (one token at one time each), d token channels, D width of the condition, M width of the
+# head.
 
 
 class FlowHead(nn.Module):
-    """Residual MLP with adaptive normalisation, after the diffusion MLP of MAR (arXiv 2406.11838, section 3.2)."""
+    """Residual MLP with adaptive normalisation.
+
+    Source: the diffusion MLP of MAR, arXiv 2406.11838, section 3.2, here for flow matching.
+    """
 
     def __init__(self, token_channels: int, cond_width: int, width: int, num_layers: int) -> None:
         super().__init__()
@@ -35,6 +39,7 @@ class FlowHead(nn.Module):
         """Velocity [R, d] (noise minus token) of noisy tokens [R, d].
 
         Args:
+            noisy: tokens between clean and noise.
             time: [R] or [1], in [0, 1]; 0 = clean, 1 = pure noise.
             cond: [R, M] from `embed_cond`.
         """
@@ -61,7 +66,7 @@ class HeadBlock(nn.Module):
         nn.init.zeros_(self.modulation.bias)
 
     def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        """x [R, M] changed as y [R, M] (time and condition, activated) says."""
+        """Return x [R, M] changed as y [R, M] (time and condition, activated) says."""
         shift, scale, gate = self.modulation(y).chunk(3, dim=-1)
         hidden = self.norm(x) * (1 + scale) + shift
         return x + gate * self.fc2(functional.silu(self.fc1(hidden)))
@@ -70,6 +75,8 @@ class HeadBlock(nn.Module):
 def time_features(time: torch.Tensor, channels: int) -> torch.Tensor:
     """Sines and cosines [R, channels] of time [R] in [0, 1], in fp32 whatever autocast says."""
     half = channels // 2
-    frequency = torch.exp(-math.log(10_000) * torch.arange(half, device=time.device, dtype=torch.float32) / half)
+    frequency = torch.exp(
+        -math.log(10_000) * torch.arange(half, device=time.device, dtype=torch.float32) / half
+    )
     angles = 1000 * time.float()[:, None] * frequency
     return torch.cat([angles.cos(), angles.sin()], dim=-1)

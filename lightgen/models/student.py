@@ -12,11 +12,14 @@ class Student(nn.Module):
     """Transformer and text encoder as one module, so that they can be trained together or the encoder frozen.
 
     Args:
-        text_encoder: called as `text_encoder(input_ids=, attention_mask=)`, gives `last_hidden_state` [B, T, Dt].
+        text_encoder: called as `text_encoder(input_ids=, attention_mask=)`, gives `last_hidden_state` [B, T,
+            Dt].
         train_text_encoder: whether gradients reach it; where not, it also stays in eval mode.
     """
 
-    def __init__(self, transformer: LightGenTransformer, text_encoder: nn.Module, train_text_encoder: bool) -> None:
+    def __init__(
+        self, transformer: LightGenTransformer, text_encoder: nn.Module, train_text_encoder: bool
+    ) -> None:
         super().__init__()
         self.transformer = transformer
         self.text_encoder = text_encoder

@@ -1,8 +1,8 @@
 """The LightGen transformer: text and image tokens in one sequence, masked tokens predicted from the rest."""
 
 import torch
-from diffusers import ConfigMixin, ModelMixin
-from diffusers.configuration_utils import register_to_config
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.modeling_utils import ModelMixin
 from torch import nn
 
 from lightgen.models.blocks import Block, axial_angles
@@ -15,8 +15,10 @@ class LightGenTransformer(ModelMixin, ConfigMixin):
     """Masked encoder-decoder over continuous tokens with a flow head per token.
 
     The encoder sees text and known tokens, the decoder text and all tokens, a learned vector standing for the
-    unknown. Text enters both (`fusion` joint): tokens that are predicted together can then agree on the prompt.
-    Positions are rotary in two axes, so the grid is an argument and the size of a picture is no part of the model.
+    unknown. Text enters both (`fusion` joint): tokens that are predicted together can then agree on the
+    prompt.
+    Positions are rotary in two axes, so the grid is an argument and the size of a picture is no part of the
+    model.
     """
 
     @register_to_config
@@ -36,7 +38,9 @@ class LightGenTransformer(ModelMixin, ConfigMixin):
     ) -> None:
         super().__init__()
         if fusion != "joint" or prediction != "flow":
-            raise ValueError(f"transformer: got {fusion=} {prediction=}, allowed: fusion='joint' prediction='flow'")
+            raise ValueError(
+                f"transformer: got {fusion=} {prediction=}, allowed: fusion='joint' prediction='flow'"
+            )
         self.token_channels = latent_channels * patch_size**2
         self.angle_channels = width // num_heads // 2
         self.text_proj = nn.Linear(text_width, width, bias=False)
@@ -83,8 +87,10 @@ class LightGenTransformer(ModelMixin, ConfigMixin):
 
         Args:
             known: clean tokens [B, K, d].
-            known_at, predicted_at: their positions, int [B, K] and [B, P]; positions in neither are unknown as well.
-            text, text_mask: from `embed_text`.
+            known_at: their positions, int [B, K].
+            predicted_at: positions to predict, int [B, P]; positions in neither set are unknown as well.
+            text: from `embed_text`, [B, T, D].
+            text_mask: bool [B, T], from `embed_text` too.
             grid: rows and columns of tokens.
         """
         batch, num_text = text.shape[:2]

@@ -1,4 +1,4 @@
-"""Detection objective: which cell holds an object's centre, and what the object is, where, and in which colour."""
+"""Detection objective: which cell holds an object's centre, what it is, where, and in which colour."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,8 +21,8 @@ class DetectionConfig:
         classes, colors: names in the order of the network's outputs.
         stride: of the cells, in px.
         soften: share of pictures that are blurred and made noisy, as generated ones are.
-        scramble: share of pictures of which one object has its tiles shuffled and then counts as none, so that
-            fragments are not taken for objects.
+        scramble: share of pictures of which one object has its tiles shuffled and then counts as none, so
+            that fragments are not taken for objects.
     """
 
     classes: tuple[str, ...]
@@ -34,7 +34,7 @@ class DetectionConfig:
 
 
 class DetectionObjective:
-    """Binary (centre), categorical (class, colour) and absolute (box) errors, summed over an image's objects."""
+    """Binary (centre), categorical (class, colour) and absolute (box) errors, summed over a picture."""
 
     def __init__(self, config: DetectionConfig) -> None:
         self._config = config
@@ -42,7 +42,7 @@ class DetectionObjective:
     def __call__(
         self, learner: nn.Module, batch: Mapping[str, Any], step: int
     ) -> tuple[torch.Tensor, dict[str, float]]:
-        """Loss of a batch with `pixels` uint8 [B, 3, H, W], `objects` (records with class, color, box) and `ids`."""
+        """Loss of a batch: `pixels` uint8 [B, 3, H, W], `objects` (records: class, color, box) and `ids`."""
         pixels, objects = self._degrade(batch["pixels"], batch["objects"], batch["ids"], step)
         maps = {name: value.float() for name, value in learner(pixels).items()}
         device = maps["center"].device
@@ -50,16 +50,21 @@ class DetectionObjective:
         image, row, column = targets["near"].unbind(1)
         label, box, color = (maps[name][image, :, row, column] for name in ("label", "box", "color"))
         tinted = targets["color"] >= 0
-        # Sums per image, nine cells an object, so that micro-batches add up and pictures without objects count.
+        # Sums per image, nine cells an object, so that micro-batches add up and pictures without objects
+        # count.
         terms = {
-            "center": functional.binary_cross_entropy_with_logits(maps["center"], targets["center"], reduction="sum"),
+            "center": functional.binary_cross_entropy_with_logits(
+                maps["center"], targets["center"], reduction="sum"
+            ),
             "label": functional.cross_entropy(label, targets["label"], reduction="sum") / 9,
             "color": functional.cross_entropy(color[tinted], targets["color"][tinted], reduction="sum") / 9,
             "box": functional.l1_loss(box, targets["box"], reduction="sum") / (2 * 9),
         }
         terms = {name: term / len(objects) for name, term in terms.items()}
         wrong = (label.argmax(1) != targets["label"]).float().sum() / (9 * len(objects))
-        return sum(terms.values(), torch.zeros(())), {n: t.item() for n, t in {**terms, "wrong_labels": wrong}.items()}
+        return sum(terms.values(), torch.zeros(())), {
+            n: t.item() for n, t in {**terms, "wrong_labels": wrong}.items()
+        }
 
     def _degrade(
         self, pixels: torch.Tensor, objects: Sequence[Sequence[dict[str, Any]]], ids: Sequence[int], step: int
@@ -72,14 +77,18 @@ class DetectionObjective:
             if kept and random.random() < self._config.scramble:
                 x0, y0, x1, y1 = kept.pop(int(random.integers(len(kept))))["box"]
                 image = image.clone()
-                image[:, y0:y1, x0:x1] = _shuffle_tiles(image[:, y0:y1, x0:x1], random.permutation(9).tolist())
+                image[:, y0:y1, x0:x1] = _shuffle_tiles(
+                    image[:, y0:y1, x0:x1], random.permutation(9).tolist()
+                )
             if random.random() < self._config.soften:
                 height, width = image.shape[1:]
                 factor = random.uniform(0.4, 1.0)
                 small = (max(16, int(height * factor)), max(16, int(width * factor)))
                 image = functional.interpolate(image[None], small, mode="bilinear", antialias=True)
                 image = functional.interpolate(image, (height, width), mode="bilinear")[0]
-                noise = torch.randn(image.shape, generator=torch_draws(self._config.seed, "soften", step, sample))
+                noise = torch.randn(
+                    image.shape, generator=torch_draws(self._config.seed, "soften", step, sample)
+                )
                 image = image + random.uniform(0, 0.08) * noise
             images.append(image)
             left.append(kept)
@@ -88,9 +97,10 @@ class DetectionObjective:
     def _targets(
         self, objects: Sequence[Sequence[dict[str, Any]]], shape: Sequence[int]
     ) -> dict[str, torch.Tensor]:
-        """Targets: `center` [B, 1, h, w], and for each cell near a centre its place `near` [N, 3] and answers [N].
+        """Targets: `center` [B, 1, h, w]; each cell near a centre as its place `near` [N, 3] and answers [N].
 
-        Near cells are the centre's own and its neighbours, so that any of them may be asked; colour -1 = as it comes.
+        Near cells are the centre's own and its neighbours, so that any of them may be asked; colour -1 = as
+        it comes.
         """
         config = self._config
         center = torch.zeros(len(objects), 1, *shape)

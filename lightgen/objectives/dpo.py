@@ -38,11 +38,13 @@ def preference_loss(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """(Loss, margin), both [B], that prefer the chosen image over the rejected one relative to the reference.
 
-    loss = -log sigmoid(beta m), m = 1/2 ((reference_chosen - chosen) - (reference_rejected - rejected)); a positive
+    loss = -log sigmoid(beta m),
+    m = 1/2 ((reference_chosen - chosen) - (reference_rejected - rejected)); a positive
     margin m means that the student improved more on the chosen image than on the rejected one.
 
     Args: four float [B]: squared error per image, averaged over tokens and channels *before* the sigmoid.
-    Source: arXiv 2311.12908, eq. 14 (T folded into beta, constant weight, factor 1/2 with mean errors); one error per
+    Source: arXiv 2311.12908, eq. 14 (T folded into beta, constant weight, factor 1/2 with mean errors); one
+    error per
         image for per-token heads: arXiv 2509.18928.
     """
     margin = 0.5 * ((reference_chosen - chosen) - (reference_rejected - rejected))
@@ -50,7 +52,7 @@ def preference_loss(
 
 
 class DPOObjective:
-    """Mean preference loss of a batch of pairs; the reference is a frozen copy of the student made at the start."""
+    """Mean preference loss of a batch of pairs; the reference is the student as it was at the start."""
 
     def __init__(self, config: DPOConfig, student: Student) -> None:
         self._config = config
@@ -59,7 +61,7 @@ class DPOObjective:
     def __call__(
         self, learner: Student, batch: Mapping[str, Any], step: int
     ) -> tuple[torch.Tensor, dict[str, float]]:
-        """Loss of a batch with `chosen` and `rejected` latents [B, C, h, w], `text_ids`, `text_mask`, `ids`."""
+        """Loss of a batch: `chosen` and `rejected` latents [B, C, h, w], `text_ids`, `text_mask`, `ids`."""
         config, transformer = self._config, learner.transformer
         # Same precision on both sides, or rounding would look like a preference.
         nn.Module.to(self._reference.transformer, transformer.mask_token.dtype)

@@ -18,8 +18,8 @@ class MaskedConfig:
     """Numbers of the masked objective.
 
     Attributes:
-        mask_spread: the share of hidden tokens is 1 - |N(0, mask_spread)|, one share per optimizer step, so that
-            known and hidden sets are rectangular.
+        mask_spread: the share of hidden tokens is 1 - |N(0, mask_spread)|, one share per optimizer step, so
+            that known and hidden sets are rectangular.
         draws_per_token: times and noises per hidden token; the trunk runs once for all of them.
         text_drop: share of images whose text is hidden, for guidance.
         time_mean, time_std: of the logit of the time.
@@ -54,7 +54,7 @@ class Masking:
 
 
 def draw_masking(config: MaskedConfig, step: int, ids: Sequence[int], length: int, channels: int) -> Masking:
-    """Masking of an optimizer step for the samples `ids`: the same for a sample in any batch or micro-batch."""
+    """Masking of an optimizer step for the samples `ids`: the same for a sample in any (micro-)batch."""
     folded = abs(float(numpy_draws(config.seed, "mask-ratio", step).normal(0.0, config.mask_spread))) % 1.0
     num_predicted = max(1, min(length, round((1 - folded) * length)))
     orders, times, noises, dropped = [], [], [], []
@@ -80,9 +80,12 @@ def image_errors(student: Student, batch: Mapping[str, Any], masking: Masking) -
     """Squared velocity error per image, float32 [B]: the mean over draws, hidden tokens and channels.
 
     A hidden token x becomes x_t = (1 - t) x + t n; its velocity is n - x.
-    Source: flow matching on the straight path, arXiv 2209.03003, eq. 1; per masked token as in arXiv 2503.08619, eq. 6.
+    Source: flow matching on the straight path, arXiv 2209.03003, eq. 1; per masked token as in arXiv
+    2503.08619, eq. 6.
 
     Args:
+        student: transformer and text encoder.
+        masking: from `draw_masking`, for these samples.
         batch: `latents` [B, C, h, w], `text_ids` int [B, T], `text_mask` bool [B, T].
     """
     latents, transformer = batch["latents"], student.transformer

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
 from torch.nn import functional
 
 from lightgen.core.draws import torch_draws
@@ -16,8 +15,8 @@ class ReconstructionConfig:
     """Weights of the terms; errors are on pixels in [-1, 1].
 
     Attributes:
-        latent_noise: standard deviation of the noise added to latents of unit variance before decoding, which makes
-            near latents mean near pictures.
+        latent_noise: standard deviation of the noise added to latents of unit variance before decoding,
+            which makes near latents mean near pictures.
         moment: pull of each latent channel to zero mean and unit variance over a batch.
     """
 
@@ -36,14 +35,18 @@ class ReconstructionObjective:
         self._config = config
 
     def __call__(
-        self, learner: nn.Module, batch: Mapping[str, Any], step: int
+        self,
+        learner: Any,  # noqa: ANN401  (an autoencoder of diffusers, which no Protocol of ours describes)
+        batch: Mapping[str, Any],
+        step: int,
     ) -> tuple[torch.Tensor, dict[str, float]]:
         """Loss and PSNR [dB] of a batch with `pixels` uint8 [B, 3, H, W] and `ids` (one per image)."""
         config = self._config
         pixels = batch["pixels"].float().div(127.5).sub(1).contiguous(memory_format=torch.channels_last)
         dtype = next(learner.encoder.parameters()).dtype
         latents = learner.encode(pixels.to(dtype)).latent  # [B, C, h, w]
-        noise = torch.randn(latents.shape, generator=torch_draws(config.seed, "latent-noise", step, batch["ids"][0]))
+        draws = [torch_draws(config.seed, "latent-noise", step, sample) for sample in batch["ids"]]
+        noise = torch.stack([torch.randn(latents.shape[1:], generator=each) for each in draws])
         noisy = latents + config.latent_noise * noise.to(latents)
         decoded = learner.decode(noisy.to(next(learner.decoder.parameters()).dtype)).sample.float()
         error = decoded - pixels

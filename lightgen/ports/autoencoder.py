@@ -1,9 +1,12 @@
 """Autoencoders of diffusers behind one port."""
 
+import json
 from pathlib import Path
+from typing import Any
 
 import torch
-from diffusers import AutoencoderDC, AutoencoderKL
+from diffusers.models.autoencoders.autoencoder_dc import AutoencoderDC
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
 from lightgen.core.errors import UserError
 
@@ -34,7 +37,8 @@ class DiffusersAutoencoder:
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
         """Pixels [B, 3, H, W], float32 in [-1, 1], of latents [B, C, h, w]."""
         unscaled = latents.to(self.vae.dtype) / self._scale + self._shift
-        return self.vae.decode(unscaled).sample.float().clamp(-1, 1)  # pyright: ignore[reportAttributeAccessIssue]
+        decoded: Any = self.vae.decode(unscaled)  # pyright: ignore[reportArgumentType]
+        return decoded.sample.float().clamp(-1, 1)
 
 
 def load_autoencoder(folder: Path) -> DiffusersAutoencoder:
@@ -46,7 +50,7 @@ def load_autoencoder(folder: Path) -> DiffusersAutoencoder:
     config = folder / "config.json"
     if not config.is_file():
         raise UserError(f"autoencoder {folder}: no config.json; expected a diffusers `vae` folder")
-    name = AutoencoderKL.load_config(folder).get("_class_name")
+    name = json.loads(config.read_text()).get("_class_name")
     classes: dict[str, type[AutoencoderKL] | type[AutoencoderDC]] = {
         "AutoencoderKL": AutoencoderKL,
         "AutoencoderDC": AutoencoderDC,

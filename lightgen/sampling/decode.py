@@ -56,10 +56,15 @@ def decode_tokens(
     """Tokens [B, L, d] of one image per seed; an image's order and noise depend on its seed alone.
 
     Args:
+        transformer: in eval mode.
+        condition: text of each image.
+        seeds: one per image.
+        grid: rows and columns of tokens.
+        config: iterations, steps, guidance.
         known: tokens [B, L, d] of which those outside `known_mask` are ignored.
         known_mask: bool [L], True = kept exactly; the same set for all images. None = nothing is known.
-        on_iteration: called with (iteration, tokens so far) after each iteration; the tokens are the live tensor: copy
-            them to keep them, write to them to change what follows.
+        on_iteration: called with (iteration, tokens so far) after each iteration; the tokens are the live
+            tensor: copy them to keep them, write to them to change what follows.
     """
     length, channels = grid[0] * grid[1], transformer.token_channels
     device = condition.text.device
@@ -67,8 +72,12 @@ def decode_tokens(
     kept = torch.zeros(length, dtype=torch.bool) if known_mask is None else known_mask.cpu()
     if known is not None:
         tokens = torch.where(kept.to(device)[None, :, None], known.float(), tokens)
-    order = torch.stack([_order(seed, kept) for seed in seeds]).to(device)  # [B, L]: unknown first, known last
-    noise = torch.stack([torch.randn(length, channels, generator=torch_draws(seed, "noise")) for seed in seeds])
+    order = torch.stack([_order(seed, kept) for seed in seeds]).to(
+        device
+    )  # [B, L]: unknown first, known last
+    noise = torch.stack(
+        [torch.randn(length, channels, generator=torch_draws(seed, "noise")) for seed in seeds]
+    )
     noise = noise.to(device) * config.temperature
     unknown = length - int(kept.sum())
     num_unknown = unknown
@@ -105,13 +114,19 @@ def _conditions(
     known = _rows(tokens, known_at)
     text, text_mask = condition.text, condition.text_mask
     if scale != 1:
-        known, known_at, predicted_at = known.repeat(2, 1, 1), known_at.repeat(2, 1), predicted_at.repeat(2, 1)
+        known, known_at, predicted_at = (
+            known.repeat(2, 1, 1),
+            known_at.repeat(2, 1),
+            predicted_at.repeat(2, 1),
+        )
         text = torch.cat([text, condition.null_text])
         text_mask = torch.cat([text_mask, condition.null_mask])
     return transformer(known, known_at, predicted_at, text, text_mask, grid)
 
 
-def _flow(head: FlowHead, cond: torch.Tensor, start: torch.Tensor, scale: float, num_steps: int) -> torch.Tensor:
+def _flow(
+    head: FlowHead, cond: torch.Tensor, start: torch.Tensor, scale: float, num_steps: int
+) -> torch.Tensor:
     """Tokens [B, P, d] reached from noise `start` by Euler steps along the guided velocity.
 
     Source: guidance, arXiv 2207.12598, eq. 6, on velocities.

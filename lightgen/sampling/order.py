@@ -13,7 +13,7 @@ def draw_order(seed: int, length: int) -> torch.Tensor:
 
 
 def unknown_after(num_unknown: int, num_iterations: int) -> list[int]:
-    """Tokens still unknown after each iteration: a cosine from num_unknown to 0, at least one token per iteration.
+    """Tokens still unknown after each iteration: a cosine from num_unknown to 0, one or more per iteration.
 
     Fewer entries than num_iterations come back where there are fewer tokens than iterations.
     Source: arXiv 2202.04200, section 3.2 (cosine schedule).

@@ -108,7 +108,8 @@ def require_part(checkpoint: Artifact, part: str) -> Artifact:
         UserError: it does not.
     """
     if not has_part(checkpoint, part):
-        found = sorted(path.name for path in checkpoint.path.iterdir() if path.is_dir())
+        parts = [path.name for path in checkpoint.path.iterdir() if path.is_dir()]
+        found = sorted(set(parts) - {"train_state"})
         raise UserError(
             f"{checkpoint.path}: holds {', '.join(found) or 'nothing'}, allowed: a checkpoint with {part}"
         )

@@ -15,7 +15,7 @@ from lightgen.data.images import Format, ImageRecord, write_image_shard
 from lightgen.data.prompts import read_prompts
 from lightgen.ports.nano.emoji import EmojiTeacher, EmojiTeacherConfig
 from lightgen.ports.nano.language import draw_prompt
-from lightgen.stages.checkpoint import NANO, open_checkpoint
+from lightgen.stages.checkpoint import NANO, open_checkpoint, require_part
 from lightgen.stages.student import StudentGenerator, StudentTeacherConfig
 
 
@@ -78,7 +78,7 @@ def distill(
     texts, config, parents, identity = load_prompts(config, prompts)
     student = None
     if isinstance(config.teacher, StudentTeacherConfig):
-        student = open_checkpoint(start or NANO)
+        student = require_part(open_checkpoint(start or NANO), "transformer")
         parents = [*parents, student]
     elif start is not None:
         raise UserError(

@@ -69,7 +69,7 @@ class LightGenPipeline(DiffusionPipeline):
         return cls.from_parts(parts)
 
     def save_pretrained(self, save_directory: str | Path, **arguments: Any) -> None:  # noqa: ANN401
-        """Write all parts in the diffusers layout; arguments as of DiffusionPipeline (`max_shard_size`...)."""
+        """Write all parts in the diffusers layout; arguments as of DiffusionPipeline."""
         super().save_pretrained(save_directory, **arguments)
         forget_origin(Path(save_directory))
 

@@ -30,7 +30,7 @@ def quickstart_page(pretrain: TrainConfig, out: Path, journal: Journal) -> str:
         "A teacher draws, a student learns, preferences repair it, a benchmark measures it: the whole "
         f"paradigm at nano scale. Preferences moved the score from {before['overall']:.3f} to "
         f"{after['overall']:.3f} (p = {comparison['p']:.3f}).\n\nThe scores are nano-GenEval, on test "
-        "prompts whose combinations of words occur in no training caption; they are not comparable to GenEval.",
+        "prompts whose combinations of words occur in no training caption; they are no GenEval scores.",
     )
     page.facts(
         [

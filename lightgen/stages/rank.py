@@ -51,6 +51,7 @@ def rank(
         UserError: inputs that are no images, of different prompts, or whose prompts cannot be judged.
     """
     inputs = open_images(images)
+    _check_prompts(inputs)
     judge = open_detector(detector) if config.by == "verdict" else None
     parents = [*inputs.artifacts, *([judge] if judge else [])]
     settings = {"stage": "rank", **config_to_dict(config), **inputs.identity()}
@@ -58,7 +59,6 @@ def rank(
     if isinstance(found, Artifact):
         return found
     with found as workspace:
-        _check_prompts(inputs)
         finder = load_detector(judge) if judge else None
         total = len(inputs)
         shards = [range(s, min(s + config.shard_size, total)) for s in range(0, total, config.shard_size)]

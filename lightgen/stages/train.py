@@ -96,5 +96,8 @@ def _fit_and_save(config: TrainConfig, job: Job, workspace: Workspace) -> dict[s
     description = f"train {_KINDS[type(config.task)]}"
     steps = fit(wanted, job.learner, job.objective, job.batches, folder, description)
     workspace.write_json(_FITTED, {"steps": steps})
+    for torn in workspace.path.iterdir():
+        if torn.is_dir() and torn.name != STATE:
+            shutil.rmtree(torn)
     job.save(workspace.path)
     return {"steps": steps}

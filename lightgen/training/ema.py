@@ -16,8 +16,9 @@ class Ema:
     def update(self, tensors: Mapping[str, torch.Tensor], step: int) -> None:
         """Move towards the tensors after optimizer step `step` (from 0).
 
-        Early averages forget faster, with decay (1 + step) / (10 + step), or the start would weigh for 1/(1-decay) steps.
+        Early averages forget faster, with decay (1 + step) / (10 + step), or the start would weigh for
+        1/(1-decay) steps.
         """
         decay = min(self._decay, (1 + step) / (10 + step))
-        current = [tensors[name].float() for name in self.tensors]
-        torch._foreach_lerp_(list(self.tensors.values()), current, 1 - decay)
+        for name, average in self.tensors.items():
+            average.lerp_(tensors[name].float(), 1 - decay)

@@ -32,7 +32,9 @@ class Objective(Protocol):
     A batch is a mapping whose tensors and lists share their first dimension; the loss is a mean over it.
     """
 
-    def __call__(self, learner: nn.Module, batch: Batch, step: int) -> tuple[torch.Tensor, dict[str, float]]: ...
+    def __call__(self, learner: nn.Module, batch: Batch, step: int) -> tuple[torch.Tensor, dict[str, float]]:
+        """Loss [scalar, with gradient] and numbers to watch."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +43,8 @@ class FitConfig:
 
     Attributes:
         num_steps: optimizer steps in all.
-        max_seconds: stop earlier when this much time has been spent training; the schedule's end is then not reached.
+        max_seconds: stop earlier when this much time has been spent training; the schedule's end is then not
+            reached.
         global_batch_size, micro_batch_size: samples per optimizer step, and per pass (None: all at once).
         ema_decay: of the average that is exported.
         precision: of forward and backward pass; weights, optimizer and average are fp32 either way.
@@ -72,19 +75,26 @@ def fit(
     folder: Path,
     description: str = "train",
 ) -> int:
-    """Number of steps done; afterwards the learner holds the EMA weights and `folder/metrics.jsonl` the curve.
+    """Number of steps done; then the learner holds the EMA weights, and `folder/metrics.jsonl` the curve.
 
     Args:
-        batches: global batch of an optimizer step; a pure function of the step, so a resume repeats nothing. Under
-            torchrun every rank is given the same one and takes its share.
+        config: length, size, precision.
+        learner: module to train, in place.
+        objective: what is minimised.
+        batches: global batch of an optimizer step; a pure function of the step, so a resume repeats nothing.
+            Under torchrun every rank is given the same one and takes its share.
         folder: receives `state/` and the metrics; a state found there is continued.
+        description: of the progress bar.
 
     Raises:
         KeyboardInterrupt: SIGINT or SIGTERM came; the step under way was finished and the state saved.
-        UserError: the batch does not divide over the ranks; or the loss or gradient was not finite for `max_bad_steps` steps in a row (weights stay as they were).
+        UserError: the batch does not divide over the ranks; or the loss or gradient was not finite for
+        `max_bad_steps` steps in a row (weights stay as they were).
     """
     if config.global_batch_size % num_ranks():
-        raise UserError(f"training: global batch of {config.global_batch_size} on {num_ranks()} ranks is uneven")
+        raise UserError(
+            f"training: global batch of {config.global_batch_size} on {num_ranks()} ranks is uneven"
+        )
     join_ranks()
     run = _Run(config, learner, folder)
     step = run.resume()
@@ -108,7 +118,9 @@ def fit(
             outcome = run.step(objective, _share(batch), step, stop=late or interrupts.pending)
             bad_steps = 0 if math.isfinite(outcome.grad_norm) else bad_steps + 1
             if bad_steps >= config.max_bad_steps:
-                raise UserError(f"training: {bad_steps} steps in a row had a non-finite gradient, last at step {step}")
+                raise UserError(
+                    f"training: {bad_steps} steps in a row had a non-finite gradient, last at step {step}"
+                )
             step += 1
             progress.advance(1, loss=outcome.loss)
             last = step == config.num_steps or outcome.stop
@@ -138,7 +150,8 @@ class _Outcome:
 class _Run:
     """A learner with its optimizer and average, and how they take a step, are saved and restored.
 
-    In bf16 the learner computes in that type on a working copy of the weights; the weights themselves, the optimizer
+    In bf16 the learner computes in that type on a working copy of the weights; the weights themselves, the
+    optimizer
     and the average stay in fp32. One cast per step replaces autocast's casts around every operation.
     """
 
@@ -159,7 +172,7 @@ class _Run:
         return {n: w.detach() for n, w in self.weights.items()} | buffers
 
     def step(self, objective: Objective, batch: Batch, step: int, stop: bool) -> _Outcome:
-        """One optimizer step on this rank's share of the batch; a non-finite gradient leaves the weights untouched."""
+        """One optimizer step on this rank's share of the batch; a non-finite gradient changes no weight."""
         self.learner.train()
         parts = _split(batch, self.config.micro_batch_size)
         total = sum(size for _, size in parts)
@@ -199,7 +212,8 @@ class _Run:
     @torch.no_grad()
     def _publish(self) -> None:
         """Copy the weights to the learner, in its own type."""
-        torch._foreach_copy_(list(self.working.values()), list(self.weights.values()))
+        for name, working in self.working.items():
+            working.copy_(self.weights[name])
 
     @torch.no_grad()
     def finish(self) -> None:
@@ -232,14 +246,16 @@ class _Run:
             if part == "optimizer":
                 state[name] = tensor
             else:
-                {"weights": self.weights, "buffers": buffers, "ema": self.ema.tensors}[part][name].copy_(tensor)
+                {"weights": self.weights, "buffers": buffers, "ema": self.ema.tensors}[part][name].copy_(
+                    tensor
+                )
         self.optimizer.load_state_tensors(state)
         self._publish()
         return step
 
 
 def _lower(learner: nn.Module) -> None:
-    """Turn trained parameters to bf16, except those of batch normalisation, whose statistics need fp32 beside them."""
+    """Turn trained parameters to bf16, except those of batch normalisation, whose statistics need fp32."""
     for module in learner.modules():
         if not isinstance(module, nn.BatchNorm2d):
             for parameter in module.parameters(recurse=False):
@@ -247,7 +263,7 @@ def _lower(learner: nn.Module) -> None:
                     parameter.data = parameter.data.to(torch.bfloat16)
 
 
-def _attention_kernel(device: torch.device) -> contextlib.AbstractContextManager[None]:
+def _attention_kernel(device: torch.device) -> contextlib.AbstractContextManager[Any]:
     """Attention by plain matrix products on a CPU, whose fused kernel has a far slower backward pass."""
     return sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else contextlib.nullcontext()
 

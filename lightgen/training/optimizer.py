@@ -13,9 +13,10 @@ class OptimizerConfig:
     """Optimizer and its numbers.
 
     Attributes:
-        name: `muon` orthogonalises the updates of all matrices inside blocks (parameter names holding `block`);
-            embeddings, in- and output layers, norms and biases stay with AdamW.
-        lr, muon_lr: peak rates of the AdamW and of the Muon part; Muon's is on AdamW's scale (`match_rms_adamw`).
+        name: `muon` orthogonalises the updates of all matrices inside blocks (parameter names holding
+            `block`); embeddings, in- and output layers, norms and biases stay with AdamW.
+        lr, muon_lr: peak rates of the AdamW and of the Muon part; Muon's is on AdamW's scale
+            (`match_rms_adamw`).
         weight_decay: on matrices only.
 
     Source: decoupled decay and betas as in arXiv 2503.08619, section 5.1; Muon: arXiv 2502.16982, eq. 4.
@@ -29,7 +30,7 @@ class OptimizerConfig:
 
 
 class Optimizer:
-    """The optimizers of one learner's weights behind one step; weights are named, so state is saved by name."""
+    """The optimizers of one learner's weights behind one step; state is saved by the weights' names."""
 
     def __init__(self, config: OptimizerConfig, weights: Mapping[str, nn.Parameter]) -> None:
         named = list(weights.items())

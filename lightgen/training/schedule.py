@@ -10,8 +10,8 @@ class ScheduleConfig:
     """Warm-up from 0, a plateau or cosine, and a linear end to `final`.
 
     Attributes:
-        kind: `constant` keeps the peak until the end, `wsd` keeps it and then falls linearly over `decay_steps`,
-            `cosine` falls from the end of warm-up.
+        kind: `constant` keeps the peak until the end, `wsd` keeps it and then falls linearly over
+            `decay_steps`, `cosine` falls from the end of warm-up.
         final: last factor of `wsd` and `cosine`.
     """
 

@@ -17,7 +17,7 @@ _META = "state.json"
 
 
 def save_state(folder: Path, step: int, tensors: dict[str, torch.Tensor], keep: int = 2) -> None:
-    """Write `folder/step-N/` (tensors, then their hash in state.json) and drop all but the newest `keep` states."""
+    """Write `folder/step-N/` (tensors, then their hash) and keep only the newest `keep` states."""
     final = folder / f"step-{step:08d}"
     work = folder / f".step-{step:08d}.tmp"
     shutil.rmtree(work, ignore_errors=True)
@@ -54,7 +54,9 @@ def load_newest_state(folder: Path) -> tuple[int, dict[str, torch.Tensor]] | Non
         except (OSError, ValueError, KeyError, TypeError):
             continue
     if found:
-        raise UserError(f"train state {folder}: all {len(found)} saved states are damaged; remove it to start anew")
+        raise UserError(
+            f"train state {folder}: all {len(found)} saved states are damaged; remove it to start anew"
+        )
     return None
 
 

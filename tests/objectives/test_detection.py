@@ -12,6 +12,8 @@ from lightgen.objectives.detection import DetectionConfig, DetectionObjective
 
 CLASSES, COLORS = ("dog", "cat", "car"), ("red", "blue")
 SURE = 30.0
+# Cells near a centre: the cat's lies in a corner and has four, the others nine; the dog has no colour.
+CELLS, TINTED_CELLS = 4 + 9 + 9, 4 + 9
 OBJECTS = [
     [
         {"class": "cat", "color": "blue", "box": (1, 2, 13, 10)},
@@ -68,25 +70,44 @@ def run(learner, batch, step=0, **settings):
 def test_an_oracle_has_no_loss(batch):
     oracle = Oracle(OBJECTS)
     loss, shown = run(oracle, batch)
-    assert loss < 1e-6 and shown["label_accuracy"] == 1
+    assert loss < 1e-6 and shown["wrong_labels"] == 0
     torch.testing.assert_close(oracle.pixels, batch["pixels"].float() / 127.5 - 1)
 
 
 def test_each_error_counts_as_much_as_it_should(batch):
+    share = CELLS / (9 * len(OBJECTS))
     loss, shown = run(Oracle(OBJECTS, box=lambda box: box + 0.25), batch)
-    assert math.isclose(loss, 0.5, rel_tol=1e-4) and math.isclose(shown["box"], 0.25, rel_tol=1e-4)
+    assert math.isclose(loss, 0.5 * share, rel_tol=1e-4) and math.isclose(shown["box"], loss, rel_tol=1e-4)
     loss, shown = run(Oracle(OBJECTS, label=lambda label: 0 * label), batch)
-    assert math.isclose(loss, math.log(3), rel_tol=1e-4) and math.isclose(
-        shown["label"], math.log(3), rel_tol=1e-4
-    )
+    assert math.isclose(loss, math.log(3) * share, rel_tol=1e-4)
+    assert math.isclose(shown["label"], loss, rel_tol=1e-4)
     loss, shown = run(Oracle(OBJECTS, color=lambda color: 0 * color), batch)
-    assert math.isclose(loss, math.log(2), rel_tol=1e-4) and math.isclose(
-        shown["color"], math.log(2), rel_tol=1e-4
-    )
+    assert math.isclose(loss, math.log(2) * TINTED_CELLS / (9 * len(OBJECTS)), rel_tol=1e-4)
+    assert math.isclose(shown["color"], loss, rel_tol=1e-4)
     loss, shown = run(Oracle(OBJECTS, center=lambda center: 0 * center), batch)
     assert math.isclose(loss, 64 * math.log(2), rel_tol=1e-4)  # per image, over its 64 cells
     wrong = run(Oracle(OBJECTS, label=lambda label: label.roll(1, dims=1)), batch)
-    assert wrong[1]["label_accuracy"] == 0 and math.isclose(wrong[0], SURE, rel_tol=1e-4)
+    assert math.isclose(wrong[1]["wrong_labels"], share, rel_tol=1e-6)
+    assert math.isclose(wrong[0], SURE * share, rel_tol=1e-4)
+
+
+def test_pictures_without_objects_or_colours_have_a_finite_loss(batch):
+    empty = {**batch, "objects": [[], []]}
+    assert math.isfinite(run(Oracle([[], []]), empty)[0])
+    plain = [[{**each, "color": None} for each in records] for records in OBJECTS]
+    assert run(Oracle(plain), {**batch, "objects": plain})[0] < 1e-6
+
+
+def test_the_loss_of_a_batch_is_the_mean_over_its_images(batch):
+    def flatten(label):
+        return 0 * label
+
+    whole = run(Oracle(OBJECTS, label=flatten), batch)[0]
+    parts = [
+        run(Oracle(OBJECTS[i : i + 1], label=flatten), {n: v[i : i + 1] for n, v in batch.items()})[0]
+        for i in range(2)
+    ]
+    assert math.isclose(whole, sum(parts) / 2, rel_tol=1e-5)
 
 
 def test_an_object_without_a_colour_is_not_asked_for_one(batch):

@@ -1,7 +1,7 @@
 """The small autoencoder that stands for the SD3.5 VAE in the nano world."""
 
 import torch
-from diffusers import AutoencoderDC
+from diffusers.models.autoencoders.autoencoder_dc import AutoencoderDC
 
 from lightgen.core.draws import draw_key
 

@@ -25,14 +25,18 @@ _MIN_SCORE = 0.05
 
 
 class DetectorNetwork(nn.Module):
-    """Convolutions from a picture of 128 px to cells of 8 px, each saying whether an object's centre lies in it."""
+    """Convolutions from a picture of 128 px to cells of 8 px, which say whether they hold a centre."""
 
     def __init__(self, width: int = 128, num_blocks: int = 5) -> None:
         super().__init__()
         half = width // 2
-        self.stem = nn.Sequential(nn.PixelUnshuffle(4), nn.Conv2d(48, half, 3, padding=1), ResidualBlock(half))
+        self.stem = nn.Sequential(
+            nn.PixelUnshuffle(4), nn.Conv2d(48, half, 3, padding=1), ResidualBlock(half)
+        )
         self.body = nn.Sequential(
-            nn.PixelUnshuffle(2), nn.Conv2d(4 * half, width, 1), *(ResidualBlock(width) for _ in range(num_blocks))
+            nn.PixelUnshuffle(2),
+            nn.Conv2d(4 * half, width, 1),
+            *(ResidualBlock(width) for _ in range(num_blocks)),
         )
         self.head = nn.Conv2d(width, 1 + 4 + len(COLORS) + len(CLASSES), 1)
         nn.init.constant_(self.head.bias[:1], -4.0)  # pyright: ignore[reportOptionalSubscript]
@@ -40,7 +44,8 @@ class DetectorNetwork(nn.Module):
     def forward(self, pixels: torch.Tensor) -> dict[str, torch.Tensor]:
         """Maps [B, n, h, w] of pixels [B, 3, 8h, 8w] in [-1, 1].
 
-        `center` [1]: logit that an object's centre lies in the cell; `box` [4]: distance from the cell's centre to
+        `center` [1]: logit that an object's centre lies in the cell; `box` [4]: distance from the cell's
+        centre to
         left, top, right and bottom, in units of 32 px; `color` and `label`: logits of the nano world's names.
         """
         x = pixels.to(self.head.weight.dtype).contiguous(memory_format=torch.channels_last)
@@ -72,7 +77,7 @@ class NanoDetector:
 
     @torch.no_grad()
     def detect(self, images: np.ndarray, labels: Sequence[str]) -> list[list[Detection]]:
-        """Objects of the named classes in each of images uint8 [B, H, W, 3], best first; colours are filled in.
+        """Objects of the named classes in each of images uint8 [B, H, W, 3], best first, with colours.
 
         Raises:
             UserError: a label is no class of the nano world.
@@ -86,7 +91,9 @@ class NanoDetector:
             pixels = functional.interpolate(pixels, (SIDE, SIDE), mode="bilinear", antialias=True)
         maps = {name: value.float() for name, value in self.network(pixels).items()}
         scale = (width / SIDE, height / SIDE)
-        return [self._read({n: m[i] for n, m in maps.items()}, set(labels), scale) for i in range(len(images))]
+        return [
+            self._read({n: m[i] for n, m in maps.items()}, set(labels), scale) for i in range(len(images))
+        ]
 
     def _read(
         self, maps: dict[str, torch.Tensor], wanted: set[str], scale: tuple[float, float]
@@ -140,7 +147,9 @@ def load_nano_detector(folder: Path) -> NanoDetector:
         raise UserError(f"nano detector {folder}: no {CONFIG} and {WEIGHTS}; expected a `detector` folder")
     config = json.loads((folder / CONFIG).read_text())
     if config != detector_config():
-        raise UserError(f"nano detector {folder}: made for other classes or colours than this version of lightgen")
+        raise UserError(
+            f"nano detector {folder}: made for other classes or colours than this version of lightgen"
+        )
     network = build_nano_detector(0)
     tensors = load_file(folder / WEIGHTS)
     network.load_state_dict({n: t.float() if t.is_floating_point() else t for n, t in tensors.items()})

@@ -1,0 +1,243 @@
+import errno
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from lightgen.cli import generate, main, quickstart, stage
+from lightgen.cli.main import main as run
+from lightgen.core.artifact import open_artifact
+from lightgen.stages import quickstart as quickstart_stage
+
+ROOT = Path(__file__).parents[2]
+DISTILL = ["distill", "nano-teacher", "--prompts.num", "6", "--height", "64", "--width", "64"]
+SMALL = [
+    *("--task.model.width", "32", "--task.model.num-heads", "2", "--task.model.encoder-layers", "1"),
+    *("--task.model.decoder-layers", "1", "--task.model.head-width", "32", "--task.model.head-layers", "1"),
+    *("--fit.num-steps", "2", "--fit.global-batch-size", "2", "--fit.precision", "fp32"),
+]
+
+
+def refusal(capsys, *arguments):
+    """The one line with which the arguments are refused."""
+    assert run([str(each) for each in arguments]) == 2
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert told.err.count("\n") == 1
+    assert told.err.startswith("lightgen: ")
+    return told.err
+
+
+def test_help_lists_the_commands(capsys):
+    assert run(["--help"]) == 0
+    told = capsys.readouterr().out
+    for command in ("quickstart", "generate", "distill", "encode", "train", "rank", "evaluate", "doctor"):
+        assert f"\n  {command}" in told
+    assert run([]) == 2
+    assert run(["--version"]) == 0
+
+
+def test_help_is_quick():
+    began = time.monotonic()
+    subprocess.run(
+        [sys.executable, "-m", "lightgen.cli.main", "--help"], cwd=ROOT, check=True, capture_output=True
+    )
+    assert time.monotonic() - began < 3, "half a second on an idle machine; torch alone would take longer"
+
+
+@pytest.mark.parametrize("name", ["distill", "encode", "train", "rank", "evaluate"])
+def test_help_of_a_stage_lists_its_recipes(name, capsys):
+    from lightgen import recipes
+
+    assert run([name, "--help"]) == 0
+    told = capsys.readouterr().out
+    assert all(f"\n  {recipe}" in told for recipe in recipes.describe(name))
+    assert run([name]) == 2
+
+
+def test_help_of_a_recipe_lists_every_number(capsys):
+    assert run(["train", "finetune-nano", "--help"]) == 0
+    told = capsys.readouterr().out
+    for option in ("--in", "--out", "--start", "--fit.optimizer.muon-lr", "--task.objective.text-drop"):
+        assert option in told
+    for command in ("generate", "quickstart", "doctor"):
+        with pytest.raises(SystemExit) as end:
+            run([command, "--help"])
+        assert end.value.code == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["trian"], "unknown command 'trian', did you mean 'train'?"),
+        (["xyz"], "unknown command 'xyz', allowed: quickstart, generate"),
+        (["train", "pretrain-nan"], "train: unknown recipe 'pretrain-nan', did you mean 'pretrain-nano'?"),
+        (["train", "--out", "x"], "train: got '--out' in place of a recipe, allowed: nano-autoencoder"),
+        (["encode", "nano", "--in", "x"], "encode nano: got no --out"),
+        (["encode", "nano", "--out", "x"], "--in: got nothing, allowed: one or more directories of images"),
+        (["encode", "nano", "--out", "x", "--batch-siez", "3"], "did you mean '--batch-size'?"),
+        (["encode", "nano", "--out", "x", "--batch-size", "many"], "--batch-size: invalid literal"),
+        (["encode", "nano", "--out", "x", "--batch-size"], "Missing value for argument '--batch-size'"),
+        (["encode", "nano", "--out", "x", "--precision", "fp8"], "invalid choice 'fp8'"),
+        (["encode", "nano", "--out", "x", "--in"], "argument --in: expected at least one argument"),
+        (["encode", "nano", "stray", "--out", "x"], "got 'stray', allowed: --help, --in, --out, --start"),
+        (["train", "dpo-nano", "--out", "x", "--fit.optimizer.l", "3"], "did you mean '--fit.optimizer.lr'?"),
+        (["train", "nano-weights", "--out", "x", "--in", "y"], "got --in or --start, allowed: --out alone"),
+        (["generate"], "generate: the following arguments are required: prompt"),
+        (["generate", "dog", "--sede", "3"], "unknown option '--sede', did you mean '--seed'?"),
+        (["generate", "dog", "--size", "big"], "--size 'big', allowed: a side in px such as 128"),
+        (["generate", "dog", "--num", "0"], "--num 0, allowed: a whole number from 1"),
+        (["generate", "a", "dog"], "got 'dog', allowed: --help, --model"),
+        (["generate", "dog", "--model", "no/such"], "no/such: no such directory"),
+        (["quickstart", "--minutes", "-1"], "--minutes -1.0, allowed: above 0"),
+        (["doctor", "now"], "got 'now', allowed: --help"),
+    ],
+)  # fmt: skip
+def test_mistakes_are_one_line_and_exit_2(arguments, told, capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    assert told in refusal(capsys, *arguments)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "told"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device", "a/b"), 1, "No space left on device: a/b"),
+        (PermissionError(errno.EACCES, "Permission denied", "a/b"), 1, "Permission denied: a/b"),
+        (KeyboardInterrupt(), 130, "interrupted; state saved, run the same command again to continue"),
+        (RuntimeError("two\nlines"), 1, "failed, RuntimeError: two lines; LIGHTGEN_DEBUG=1 shows where"),
+    ],
+)
+def test_ways_to_end(error, code, told, capsys, monkeypatch):
+    def end(*_):
+        raise error
+
+    monkeypatch.delenv("LIGHTGEN_DEBUG", raising=False)
+    monkeypatch.setattr(main, "_run", end)
+    assert run(["anything"]) == code
+    assert capsys.readouterr().err == f"lightgen: {told}\n"
+
+
+def test_debugging_shows_the_traceback(monkeypatch):
+    def end(_):
+        raise RuntimeError("somewhere")
+
+    monkeypatch.setattr(main, "_run", end)
+    monkeypatch.setenv("LIGHTGEN_DEBUG", "1")
+    with pytest.raises(RuntimeError, match="somewhere"):
+        run(["anything"])
+
+
+def test_the_chain_by_hand(toy, tmp_path, capsys):
+    def do(*arguments):
+        assert run([str(each) for each in arguments]) == 0
+        return capsys.readouterr().out
+
+    told = do(*DISTILL, "--out", tmp_path / "images", "--teacher.errors.wrong-count", "0.5")
+    assert told == f"{tmp_path}/images  images: 6 images, 6 prompts\n"
+    assert open_artifact(tmp_path / "images").config["teacher"]["errors"]["wrong_count"] == 0.5
+    do(
+        "encode",
+        "nano",
+        "--in",
+        tmp_path / "images",
+        "--start",
+        toy.student.path,
+        "--out",
+        tmp_path / "latents",
+    )
+    do(
+        *("train", "pretrain-nano", "--in", tmp_path / "latents", "--start", toy.student.path),
+        *("--out", tmp_path / "student", *SMALL),
+    )
+    settings = open_artifact(tmp_path / "student").config
+    assert (settings["fit"]["num_steps"], settings["task"]["model"]["width"]) == (2, 32)
+    do("rank", "source", "--in", tmp_path / "images", "--out", tmp_path / "ranked")
+    do(
+        *("evaluate", "nano-geneval", "--in", tmp_path / "student", "--out", tmp_path / "report"),
+        *("--prompts.num", "6", "--height", "64", "--width", "64", "--student.decode.num-iterations", "2"),
+        *("--student.precision", "fp32", "--bootstrap.resamples", "200", "--self-test.num-prompts", "4"),
+        *("--self-test.least-right", "0", "--self-test.most-wrong", "1", "--detector", toy.detector.path),
+    )
+    assert "overall" in json.loads((tmp_path / "report" / "report.json").read_text())
+    told = do(
+        *("generate", "a dog", "--model", tmp_path / "student", "--size", "64x80", "--steps", "2"),
+        *("--num", "2", "--seed", "5", "--out", f"{tmp_path}/pictures/"),
+    )
+    assert told == f"{tmp_path}/pictures/a-dog-5.png\n{tmp_path}/pictures/a-dog-6.png\n"
+
+
+def test_inputs_of_the_wrong_kind(toy, tmp_path, capsys):
+    told = refusal(capsys, "encode", "nano", "--in", toy.latents.path, "--out", tmp_path / "x")
+    assert "got kind 'latents', allowed: images" in told
+    told = refusal(capsys, "train", "finetune-nano", "--in", toy.images.path, "--out", tmp_path / "x")
+    assert "got kind 'images', allowed: latents" in told
+    told = refusal(capsys, *DISTILL, "--out", toy.images.path)
+    assert "was made with config.prompts.num 12, now 6" in told
+
+
+def test_a_missing_font_is_told(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("LIGHTGEN_EMOJI_FONT", "/no/such/file.ttf")
+    told = refusal(capsys, *DISTILL, "--out", tmp_path / "x")
+    assert "/no/such/file.ttf" in told
+
+
+def test_quickstart_options(monkeypatch, tmp_path, capsys):
+    seen = []
+
+    def note(config, out):
+        seen.append((config, out))
+        return tmp_path / "report.html"
+
+    monkeypatch.setattr(quickstart_stage, "quickstart", note)
+    assert run(["quickstart"]) == 0
+    assert run(["quickstart", "--from-scratch", "--minutes", "7", "--out", "elsewhere"]) == 0
+    (plain, here), (scratch, there) = seen
+    assert (here, there) == ("runs/quickstart", "elsewhere")
+    assert plain.pretrain.task.model is None
+    assert scratch.pretrain.task.model is not None
+    assert scratch.pretrain_minutes == 7
+    assert scratch.expected_s["student"] == 440
+    assert capsys.readouterr().out == f"{tmp_path}/report.html\n" * 2
+
+
+def test_a_terminated_run_saves_its_state_and_continues(tmp_path):
+    command = [
+        sys.executable,
+        "-m",
+        "lightgen.cli.main",
+        *DISTILL[:2],
+        "--shard-size",
+        "20",
+        "--prompts.num",
+        "1200",
+    ]
+    command += ["--out", str(tmp_path / "images")]
+    running = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    partial = tmp_path / ".images.partial"
+    deadline = time.monotonic() + 120
+    while len(list(partial.glob("*.tar"))) < 3 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    running.send_signal(signal.SIGTERM)
+    _, told = running.communicate(timeout=60)
+    assert running.returncode == 130
+    assert told.splitlines()[-1].startswith("lightgen: interrupted; state saved")
+    kept = {path.name: path.stat().st_mtime_ns for path in partial.glob("*.tar")}
+    assert 3 <= len(kept) < 75
+    assert not (tmp_path / "images").exists()
+    assert run([*command[3:]]) == 0
+    assert open_artifact(tmp_path / "images").counts["images"] == 1500
+    assert {name: (tmp_path / "images" / name).stat().st_mtime_ns for name in kept} == kept
+
+
+def test_the_commands_are_where_main_looks_for_them():
+    for name, function in (
+        ("generate", generate.run_generate),
+        ("quickstart", quickstart.run_quickstart),
+    ):
+        assert main._command(name) is function
+    assert callable(stage.run_stage)

@@ -1,0 +1,148 @@
+import json
+
+import pytest
+
+from lightgen.core.errors import UserError
+from lightgen.core.prompt import TAGS, Prompt, Requirement
+from lightgen.data.images import ImageShards
+from lightgen.data.prompts import write_prompts
+from lightgen.evals.statistics import BootstrapConfig
+from lightgen.ports.nano.emoji import EmojiTeacherConfig, ErrorKnob
+from lightgen.ports.protocols import Detection
+from lightgen.stages import evaluate as stage
+from lightgen.stages.distill import NanoPrompts, distill
+from lightgen.stages.evaluate import EvaluateConfig, evaluate
+from lightgen.stages.self_test import SelfTestConfig
+from tests.stages.toy import toy_distill, toy_student, write_student
+
+CONFIG = EvaluateConfig(
+    prompts=NanoPrompts(num=6, split="test"),
+    images_per_prompt=1,
+    height=64,
+    width=64,
+    batch_size=4,
+    student=toy_student(),
+    bootstrap=BootstrapConfig(resamples=200),
+    self_test=SelfTestConfig(num_prompts=4, least_right=0.0, most_wrong=1.0),
+)
+
+
+def report_of(artifact):
+    return json.loads((artifact.path / "report.json").read_text())
+
+
+def test_checkpoints(toy, tmp_path):
+    other = write_student(tmp_path / "other", seed=1)
+    made = evaluate(CONFIG, tmp_path / "report", [toy.student.path, other.path], detector=toy.detector.path)
+    assert sorted(made.manifest["files"]) == ["report.html", "report.json"]
+    assert [p["digest"] for p in made.parents] == [toy.student.digest, other.digest, toy.detector.digest]
+    report = report_of(made)
+    assert set(report["tasks"]) == set(TAGS)
+    assert report["overall"] == pytest.approx(sum(report["tasks"].values()) / 6)
+    assert report["counts"]["overall"] == {"prompts": 6, "images": 6}
+    assert [s["name"] for s in report["subjects"]] == ["student", "other"]
+    assert report["subjects"][0]["digest"] == toy.student.digest
+    assert (report["comparisons"][0]["first"], report["comparisons"][0]["second"]) == ("student", "other")
+    assert set(report["self_test"]) == {"right_renders", "wrong_renders"}
+    assert report["settings"]["images_per_prompt"] == 1
+    assert "draw student" in report["seconds"]
+    page = (made.path / "report.html").read_text()
+    assert page.count("<img") == 12
+    assert "wrong" in page
+
+
+class Truth:
+    """A detector that reads the emoji teacher's records of the given directories, one after the other."""
+
+    def __init__(self, *directories):
+        shards = [ImageShards(directory) for directory in directories]
+        self.objects = iter([each.meta(i)["objects"] for each in shards for i in range(len(each))])
+
+    def detect(self, images, labels):
+        return [
+            [
+                Detection(o["class"], 0.95, tuple(map(float, o["box"])), colors={o["color"] or "red": 1.0})
+                for o in next(self.objects)
+            ]
+            for _ in images
+        ]
+
+
+def test_images_and_a_paired_comparison(tmp_path, toy, monkeypatch):
+    prompts = NanoPrompts(num=12, split="test")
+    right = distill(toy_distill(prompts=prompts), tmp_path / "right")
+    blunder = EmojiTeacherConfig(errors=ErrorKnob(wrong_class=1))
+    wrong = distill(toy_distill(prompts=prompts, teacher=blunder), tmp_path / "wrong")
+    monkeypatch.setattr(stage, "load_detector", lambda _: Truth(wrong.path, right.path))
+    monkeypatch.setattr(stage, "self_test", lambda *_: {"right_renders": 1.0, "wrong_renders": 0.0})
+    made = evaluate(CONFIG, tmp_path / "report", [wrong.path, right.path], detector=toy.detector.path)
+    report = report_of(made)
+    assert report["overall"] == 0.0
+    assert report["subjects"][1]["overall"] == 1.0
+    assert report["comparisons"][0]["overall"]["difference"] == 1.0
+    assert report["comparisons"][0]["overall"]["p"] < 0.05
+    assert sum(report["subjects"][0]["broken"].values()) >= 12
+    assert report["subjects"][1]["broken"] == {}
+
+
+def test_images_of_other_prompts_are_not_compared(tmp_path, toy):
+    pictures = [
+        distill(toy_distill(prompts=NanoPrompts(num=num, split="test")), tmp_path / str(num))
+        for num in (6, 7)
+    ]
+    made = evaluate(CONFIG, tmp_path / "report", [p.path for p in pictures], detector=toy.detector.path)
+    assert report_of(made)["comparisons"] == []
+
+
+def test_prompts_from_a_file(toy, tmp_path):
+    prompt = Prompt(prompt="a photo of a dog", tag="single_object", include=(Requirement(name="dog"),))
+    write_prompts(tmp_path / "mine.jsonl", [prompt])
+    made = evaluate(
+        CONFIG, tmp_path / "report", [toy.student.path], [tmp_path / "mine.jsonl"], toy.detector.path
+    )
+    assert set(report_of(made)["tasks"]) == {"single_object"}
+    write_prompts(tmp_path / "untagged.jsonl", [Prompt(prompt="a dog")])
+    with pytest.raises(UserError, match="has no tag"):
+        evaluate(CONFIG, tmp_path / "x", [toy.student.path], [tmp_path / "untagged.jsonl"], toy.detector.path)
+
+
+def test_a_killed_run_continues(toy, tmp_path, monkeypatch):
+    drawn, make, judge = [], stage.distill, stage.evaluate_images
+
+    def count(*arguments):
+        drawn.append(arguments)
+        return make(*arguments)
+
+    def die(*arguments, **named):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(stage, "distill", count)
+    monkeypatch.setattr(stage, "evaluate_images", die)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(CONFIG, tmp_path / "report", [toy.student.path], detector=toy.detector.path)
+    kept = tmp_path / ".report.partial" / "work" / "0" / "images-00000.tar"
+    before = kept.stat().st_mtime_ns
+    monkeypatch.setattr(
+        stage, "evaluate_images", lambda *a, **n: (seen.append(kept.stat().st_mtime_ns), judge(*a, **n))[1]
+    )
+    seen = []
+    evaluate(CONFIG, tmp_path / "report", [toy.student.path], detector=toy.detector.path)
+    assert seen == [before], "the pictures were not drawn again"
+    assert not (tmp_path / "report" / "work").exists()
+
+
+def test_a_detector_that_sees_nothing_is_not_believed(toy, tmp_path):
+    strict = EvaluateConfig(student=toy_student(), self_test=SelfTestConfig(num_prompts=4))
+    with pytest.raises(UserError, match="self-test calls 0.00 of right renders, .* allowed: at least 0.9"):
+        evaluate(strict, tmp_path / "report", [toy.student.path], detector=toy.detector.path)
+
+
+def test_what_is_refused(toy, tmp_path):
+    with pytest.raises(UserError, match="--in: got nothing"):
+        evaluate(CONFIG, tmp_path / "x", [], detector=toy.detector.path)
+    with pytest.raises(UserError, match="got kind 'latents', allowed: checkpoint or images"):
+        evaluate(CONFIG, tmp_path / "x", [toy.latents.path], detector=toy.detector.path)
+    with pytest.raises(UserError, match="holds detector, allowed: a checkpoint with transformer"):
+        evaluate(CONFIG, tmp_path / "x", [toy.detector.path], detector=toy.detector.path)
+    with pytest.raises(UserError, match="no such directory"):
+        evaluate(CONFIG, tmp_path / "x", [tmp_path / "nothing"], detector=toy.detector.path)
