@@ -187,7 +187,7 @@ def cell_number(value: float) -> str:
     """Number for a table: whole numbers in full, others to three decimals (one from a hundred on)."""
     if isinstance(value, int):
         text = f"{value:,}"
-    elif not math.isfinite(value) or 0 < abs(value) < 1e-3:
+    elif not math.isfinite(value) or 1e-9 < abs(value) < 1e-3:
         return short_number(value)
     else:
         text = f"{value:.3f}" if abs(value) < 100 else f"{value:,.1f}"

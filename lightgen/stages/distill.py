@@ -25,12 +25,13 @@ class NanoPrompts:
 
     Attributes:
         num: how many.
-        split: test prompts hold combinations of words that training prompts never hold.
+        split: test prompts hold combinations of words that training prompts never
+            hold; both takes them in turn.
         tags: only prompts of these tasks; empty = all, those without a task included.
     """
 
     num: int
-    split: Literal["train", "test"] = "train"
+    split: Literal["train", "test", "both"] = "train"
     seed: int = 0
     tags: tuple[str, ...] = ()
 
@@ -137,7 +138,10 @@ def nano_prompts(wanted: NanoPrompts) -> list[Prompt]:
     found: list[Prompt] = []
     index = 0
     while len(found) < wanted.num:
-        prompt = draw_prompt(wanted.seed, index, wanted.split)
+        if wanted.split == "both":
+            prompt = draw_prompt(wanted.seed, index // 2, "test" if index % 2 else "train")
+        else:
+            prompt = draw_prompt(wanted.seed, index, wanted.split)
         index += 1
         if not wanted.tags or prompt.tag in wanted.tags:
             found.append(prompt)

@@ -32,13 +32,16 @@ class NanoWeightsConfig:
     """The chain's stages.
 
     Attributes:
-        scenes: what everything learns from.
+        scenes: what student and autoencoder learn from.
+        judged_scenes: what the detector learns from. It is a measuring instrument: it must know every
+            combination, those of test prompts too, and see no errors.
         autoencoder, detector, student: the three trainings; the student's text encoder learns with it.
         encode: of the scenes, by the new autoencoder.
         measured_prompts: test prompts on which autoencoder and detector are measured at the end.
     """
 
     scenes: DistillConfig
+    judged_scenes: DistillConfig
     autoencoder: TrainConfig
     detector: TrainConfig
     encode: EncodeConfig
@@ -60,12 +63,13 @@ def nano_weights(config: NanoWeightsConfig, out: str | Path) -> Path:
     say("[1/6] the teacher draws scenes")
     with journal.stage("scenes"):
         distill(config.scenes, out / "scenes")
+        distill(config.judged_scenes, out / "judged-scenes")
     say("[2/6] the autoencoder learns")
     with journal.stage("autoencoder"):
         autoencoder = train(config.autoencoder, out / "autoencoder", [out / "scenes"])
     say("[3/6] the detector learns")
     with journal.stage("detector"):
-        detector = train(config.detector, out / "detector", [out / "scenes"])
+        detector = train(config.detector, out / "detector", [out / "judged-scenes"])
     say("[4/6] the autoencoder encodes the scenes")
     with journal.stage("latents"):
         encode(config.encode, out / "latents", [out / "scenes"], autoencoder.path)

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 from lightgen.core.artifact import open_artifact
 from lightgen.stages.checkpoint import autoencoder_digest
@@ -18,6 +19,7 @@ SMALL = TransformerConfig(
 def test_the_chain_ends_in_files_to_ship(tmp_path):
     config = NanoWeightsConfig(
         scenes=toy_distill(4),
+        judged_scenes=replace(toy_distill(4), seed=5),
         autoencoder=TrainConfig(task=AutoencoderTask(), fit=FIT),
         detector=TrainConfig(task=DetectorTask(), fit=FIT),
         encode=EncodeConfig(),
