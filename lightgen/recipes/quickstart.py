@@ -9,6 +9,7 @@ from lightgen.recipes.rank import verdict
 from lightgen.recipes.train import dpo_nano, finetune_nano, pretrain_nano
 from lightgen.stages.distill import NanoPrompts
 from lightgen.stages.quickstart import QuickstartConfig
+from lightgen.stages.train import TrainConfig
 from lightgen.training.schedule import ScheduleConfig
 
 
@@ -21,11 +22,11 @@ def quickstart() -> QuickstartConfig:
     return QuickstartConfig(
         teacher=nano_teacher_imperfect(),
         encode=nano_encode(),
-        pretrain=finetune_nano(),
+        pretrain=_told_every_step(finetune_nano()),
         pretrain_minutes=3.0,
         sample=student(),
         rank=verdict(),
-        prefer=dpo_nano(),
+        prefer=_told_every_step(dpo_nano()),
         prefer_minutes=2.5,
         test=replace(student(), prompts=test, images_per_prompt=2, seed=1),
         evaluate=replace(nano_geneval(), prompts=test),
@@ -60,3 +61,8 @@ def from_scratch() -> QuickstartConfig:
         pretrain_minutes=30.0,
         expected_s={**config.expected_s, "teacher": 60, "teacher-latents": 130, "student": 1_820},
     )
+
+
+def _told_every_step(config: TrainConfig) -> TrainConfig:
+    """The training with a point of its curve for every step, as there are few."""
+    return replace(config, fit=replace(config.fit, log_every=1))

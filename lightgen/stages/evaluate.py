@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +88,7 @@ def evaluate(
         raise UserError(
             f"prompt {unjudged.prompt[:60]!r}: has no tag, allowed: GenEval's fields in every prompt"
         )
-    opened = [_open_subject(subject) for subject in subjects]
+    opened = _named_apart([_open_subject(subject) for subject in subjects])
     judge = open_detector(detector)
     parents = [*parents, *(a for each in opened for a in each.artifacts), judge]
     plain = [entry for each in opened if each.images for entry in each.images.plain]
@@ -153,6 +153,14 @@ def _open_subject(subject: str | Path) -> _Opened:
     return _Opened(name, None, open_images([path]))
 
 
+def _named_apart(opened: list[_Opened]) -> list[_Opened]:
+    """The subjects, numbered where two have one name."""
+    names = [each.name for each in opened]
+    if len(set(names)) == len(names):
+        return opened
+    return [replace(each, name=f"{number}-{each.name}") for number, each in enumerate(opened, 1)]
+
+
 def _judge(
     config: EvaluateConfig,
     sampling: DistillConfig,
@@ -169,7 +177,7 @@ def _judge(
     for number, each in enumerate(opened):
         began = time.monotonic()
         if each.checkpoint is not None:
-            start = NANO if each.name == NANO else each.checkpoint.path
+            start = each.checkpoint.path
             made = distill(sampling, workspace.path / _WORK / str(number), prompts, start)
             images = open_images([made.path])
             seconds[f"draw {each.name}"] = time.monotonic() - began
@@ -219,7 +227,13 @@ def _write(
     report = {
         **tables[0].to_json(),
         "subjects": [
-            {"name": s.name, "digest": s.digest, **s.table.to_json(), "broken": s.broken()}
+            {
+                "name": s.name,
+                "digest": s.digest,
+                **s.table.to_json(),
+                "broken": s.broken(),
+                "images": s.records(),
+            }
             for s in judged.subjects
         ],
         "comparisons": [

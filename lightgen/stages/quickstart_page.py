@@ -11,12 +11,15 @@ from lightgen.data.images import ImageShards
 from lightgen.evals.bars import Bar
 from lightgen.evals.report import Fact, Picture, Report
 from lightgen.stages.journal import Journal
+from lightgen.stages.score_page import tidy
 from lightgen.stages.tasks import PretrainTask
 from lightgen.stages.train import STATE, TrainConfig
 
 _TEACHER_PICTURES = 18
 _PROMPTS_SHOWN = 6
 _PAIRS_SHOWN = 24
+# p-value below which a difference is called one
+_CLEAR = 0.05
 
 
 def quickstart_page(pretrain: TrainConfig, out: Path, journal: Journal) -> str:
@@ -24,13 +27,15 @@ def quickstart_page(pretrain: TrainConfig, out: Path, journal: Journal) -> str:
     scores = json.loads((out / "scores" / "report.json").read_text())
     before, after = scores["subjects"]
     comparison = scores["comparisons"][0]["overall"]
+    is_clear = comparison["p"] < _CLEAR
+    verdict = "more than chance explains" if is_clear else "no more than chance can explain"
     minutes = sum(seconds for seconds, _ in journal.costs().values()) / 60
     page = Report(
         "LightGen in a quarter of an hour",
         "A teacher draws, a student learns, preferences repair it, a benchmark measures it: the whole "
         f"paradigm at nano scale. Preferences moved the score from {before['overall']:.3f} to "
-        f"{after['overall']:.3f} (p = {comparison['p']:.3f}).\n\nThe scores are nano-GenEval, on test "
-        "prompts whose combinations of words occur in no training caption; they are no GenEval scores.",
+        f"{after['overall']:.3f} (p = {comparison['p']:.3f}), {verdict}.\n\nThe scores are nano-GenEval, on "
+        "test prompts whose combinations of words occur in no training caption; they are no GenEval scores.",
     )
     page.facts(
         [
@@ -143,7 +148,7 @@ def _scores(page: Report, out: Path, scores: Mapping[str, Any]) -> None:
     page.table(
         ["task", "before", "after", "difference", "from", "to", "p"],
         [
-            [name, *(_value(each, name) for each in subjects), e["difference"], *e["interval"], e["p"]]
+            [name, *(_value(each, name) for each in subjects), tidy(e["difference"]), *e["interval"], e["p"]]
             for name, e in entries.items()
         ],
         "Paired by prompt; p is the probability of so large a difference if there were none",
@@ -151,7 +156,9 @@ def _scores(page: Report, out: Path, scores: Mapping[str, Any]) -> None:
     before, after = ImageShards(out / "before"), ImageShards(out / "after")
     pictures = []
     for i in range(min(_PAIRS_SHOWN, len(before))):
-        pictures += [Picture(s.encoded(i).data, s.meta(i)["prompt"]) for s in (before, after)]
+        for shards, subject in zip((before, after), subjects, strict=True):
+            judged = subject["images"][i]
+            pictures.append(Picture(shards.encoded(i).data, judged["prompt"], judged["correct"]))
     page.pictures(
         pictures, "The same prompt and seed", headings=("before", "after") * 2 if len(pictures) > 2 else None
     )

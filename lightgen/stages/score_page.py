@@ -28,6 +28,13 @@ class Subject:
         """How often each rule was broken."""
         return dict(Counter(rule for verdict in self.verdicts for rule in verdict.broken).most_common())
 
+    def records(self) -> list[dict[str, Any]]:
+        """Key, prompt and verdict of each picture."""
+        return [
+            {"key": self.images.key(i), "prompt": v.prompt.prompt, "correct": v.correct, "reason": v.reason}
+            for i, v in enumerate(self.verdicts)
+        ]
+
     def shown(self, most: int) -> Iterator[int]:
         """Numbers of at most `most` pictures: the first of each task, in turn."""
         by_task = [[i for i, v in enumerate(self.verdicts) if v.prompt.tag == tag] for tag in TAGS]
@@ -82,7 +89,7 @@ def add_scores(
         entries = {"overall": comparison.overall, **comparison.tasks}
         page.table(
             ["task", "difference", "from", "to", "p"],
-            [[name, d.value, d.low, d.high, d.p] for name, d in entries.items()],
+            [[name, tidy(d.value), d.low, d.high, d.p] for name, d in entries.items()],
             f"{second} minus {first}, paired by prompt",
         )
 
@@ -111,6 +118,11 @@ def add_pictures(page: Report, subject: Subject, most: int) -> None:
             [[verdict.prompt.prompt, verdict.reason.replace("\n", "; ")] for verdict in wrong[:_MAX_REASONS]],
             f"The first of {len(wrong)} wrong pictures",
         )
+
+
+def tidy(difference: float) -> float:
+    """The difference without the last-digit noise of subtracting means, which a table would show as 1e-18."""
+    return round(difference, 9) + 0.0
 
 
 def _fact(subject: Subject) -> Fact:

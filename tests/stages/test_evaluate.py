@@ -10,7 +10,7 @@ from lightgen.evals.statistics import BootstrapConfig
 from lightgen.ports.nano.emoji import EmojiTeacherConfig, ErrorKnob
 from lightgen.ports.protocols import Detection
 from lightgen.stages import evaluate as stage
-from lightgen.stages.distill import NanoPrompts, distill
+from lightgen.stages.distill import NanoPrompts, distill, nano_prompts
 from lightgen.stages.evaluate import EvaluateConfig, evaluate
 from lightgen.stages.self_test import SelfTestConfig
 from tests.stages.toy import toy_distill, toy_student, write_student
@@ -45,6 +45,9 @@ def test_checkpoints(toy, tmp_path):
     assert (report["comparisons"][0]["first"], report["comparisons"][0]["second"]) == ("student", "other")
     assert set(report["self_test"]) == {"right_renders", "wrong_renders"}
     assert report["settings"]["images_per_prompt"] == 1
+    images = report["subjects"][1]["images"]
+    assert [image["prompt"] for image in images] == [prompt.prompt for prompt in nano_prompts(CONFIG.prompts)]
+    assert sum(image["correct"] for image in images) / 6 == report["subjects"][1]["overall"]
     assert "draw student" in report["seconds"]
     page = (made.path / "report.html").read_text()
     assert page.count("<img") == 12
@@ -92,6 +95,12 @@ def test_images_of_other_prompts_are_not_compared(tmp_path, toy):
     ]
     made = evaluate(CONFIG, tmp_path / "report", [p.path for p in pictures], detector=toy.detector.path)
     assert report_of(made)["comparisons"] == []
+
+
+def test_subjects_of_one_name_are_told_apart(tmp_path, toy):
+    twin = write_student(tmp_path / "student", seed=1)
+    made = evaluate(CONFIG, tmp_path / "report", [toy.student.path, twin.path], detector=toy.detector.path)
+    assert [s["name"] for s in report_of(made)["subjects"]] == ["1-student", "2-student"]
 
 
 def test_prompts_from_a_file(toy, tmp_path):

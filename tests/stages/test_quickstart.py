@@ -76,6 +76,7 @@ def test_the_story_is_told_and_continues_where_it_was_killed(toy, tmp_path, monk
     for heading in ("The teacher", "The student learns", "judged", "Preferences", "Before and after", "cost"):
         assert heading in page
     assert page.count("<img") == 12 + 12 + 12
+    assert "no more than chance can explain" in page
     costs = [json.loads(line)["stage"] for line in (out / "journal.jsonl").read_text().splitlines()]
     assert costs[:5] == list(STAGES[:5]), "the killed stage too"
     plan = json.loads((out / "plan-student.json").read_text())
