@@ -125,7 +125,9 @@ class Workspace:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        """Give up the lock."""
+        """Give up the lock; where nothing was made yet, the place too, so that another run may have it."""
+        if not self._lock.closed and self.path.is_dir() and not set(walk(self.path)) - {_PARTIAL, _LOCK}:
+            shutil.rmtree(self.path)
         self.release()
 
     def has(self, name: str) -> bool:

@@ -1,3 +1,4 @@
+import contextlib
 import errno
 import json
 import os
@@ -369,3 +370,12 @@ def test_a_writer_that_lost_the_race_does_not_begin_anew(tmp_path, monkeypatch):
         begin_artifact(tmp_path / "x", "images", CONFIG, [])
     monkeypatch.undo()
     assert isinstance(begin_artifact(tmp_path / "x", "images", CONFIG, []), Artifact)
+
+
+def test_a_run_that_made_nothing_leaves_nothing_in_the_way(tmp_path):
+    with begin_artifact(tmp_path / "a", "images", {"size": 1}, []), contextlib.suppress(KeyError):
+        raise KeyError
+    with begin_artifact(tmp_path / "a", "images", {"size": 2}, []) as work:
+        work.write_bytes("one", b"1")
+    with pytest.raises(ArtifactError):
+        begin_artifact(tmp_path / "a", "images", {"size": 3}, [])
