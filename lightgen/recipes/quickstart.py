@@ -16,7 +16,7 @@ from lightgen.training.schedule import ScheduleConfig
 def quickstart() -> QuickstartConfig:
     """The whole paradigm in at most 15 minutes, on from the shipped student.
 
-    Hardware: two cores. Expected: preferences do not harm the score; a gain is too small for 60 prompts to show.
+    Hardware: two cores. Expected: preferences do no harm; 60 prompts show no gain.
     """
     test = NanoPrompts(num=60, split="test")
     return QuickstartConfig(
