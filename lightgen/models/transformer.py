@@ -139,3 +139,8 @@ def unpatchify(tokens: torch.Tensor, patch_size: int, grid: tuple[int, int]) -> 
     batch, _, token_channels = tokens.shape
     x = tokens.reshape(batch, grid[0], grid[1], token_channels // p**2, p, p)
     return x.permute(0, 3, 1, 4, 2, 5).reshape(batch, -1, grid[0] * p, grid[1] * p)
+
+
+def tokens_at(tokens: torch.Tensor, at: torch.Tensor) -> torch.Tensor:
+    """Tokens [B, N, d] at positions int [B, N] of tokens [B, L, d]."""
+    return tokens.gather(1, at[..., None].expand(-1, -1, tokens.shape[-1]))

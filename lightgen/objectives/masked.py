@@ -8,7 +8,7 @@ import torch
 
 from lightgen.core.draws import numpy_draws, torch_draws
 from lightgen.models.student import Student
-from lightgen.models.transformer import patchify
+from lightgen.models.transformer import patchify, tokens_at
 
 # Shapes: B batch, L tokens, K known, P predicted, S draws per token, d token channels.
 
@@ -96,7 +96,7 @@ def image_errors(student: Student, batch: Mapping[str, Any], masking: Masking) -
     time, noise = masking.time.to(device), masking.noise.to(device)
     text, text_mask = student.embed_text(batch["text_ids"], batch["text_mask"], masking.dropped.to(device))
     grid = (latents.shape[2] // patch, latents.shape[3] // patch)
-    known, target = _rows(tokens, known_at), _rows(tokens, predicted_at)
+    known, target = tokens_at(tokens, known_at), tokens_at(tokens, predicted_at)
     cond = transformer(known, known_at, predicted_at, text, text_mask, grid)  # [B, P, D]
     embedded = transformer.head.embed_cond(cond).expand(len(time), -1, -1, -1)
     noisy = (1 - time[..., None]) * target + time[..., None] * noise
@@ -120,8 +120,3 @@ class MaskedObjective:
         length = latents.shape[2] * latents.shape[3] // patch**2
         masking = draw_masking(self._config, step, batch["ids"], length, learner.transformer.token_channels)
         return image_errors(learner, batch, masking).mean(), {}
-
-
-def _rows(tokens: torch.Tensor, at: torch.Tensor) -> torch.Tensor:
-    """Tokens [B, N, d] at positions [B, N]."""
-    return tokens.gather(1, at[..., None].expand(-1, -1, tokens.shape[-1]))

@@ -7,7 +7,7 @@ import torch
 
 from lightgen.core.draws import torch_draws
 from lightgen.models.head import FlowHead
-from lightgen.models.transformer import LightGenTransformer
+from lightgen.models.transformer import LightGenTransformer, tokens_at
 from lightgen.sampling.order import draw_order, unknown_after
 
 # Shapes: B images, L tokens, K known, P predicted now, T text tokens, D width, d token channels.
@@ -86,7 +86,7 @@ def decode_tokens(
         rise = config.guidance_rise * left / num_unknown
         scale = 1 + (config.guidance_scale - 1) * (1 - rise)
         cond = _conditions(transformer, condition, tokens, known_at, predicted_at, grid, scale)
-        start = _rows(noise, predicted_at)
+        start = tokens_at(noise, predicted_at)
         values = _flow(transformer.head, cond, start, scale, config.num_head_steps)
         tokens.scatter_(1, predicted_at[..., None].expand(-1, -1, channels), values)
         unknown = left
@@ -111,7 +111,7 @@ def _conditions(
     scale: float,
 ) -> torch.Tensor:
     """Conditions [B, P, D], or [2B, P, D] with the unconditional half last where guidance needs one."""
-    known = _rows(tokens, known_at)
+    known = tokens_at(tokens, known_at)
     text, text_mask = condition.text, condition.text_mask
     if scale != 1:
         known, known_at, predicted_at = (
@@ -143,7 +143,3 @@ def _flow(
             velocity = without + scale * (with_text - without)
         x = x - velocity / num_steps
     return x.view(batch, predicted, channels)
-
-
-def _rows(tokens: torch.Tensor, at: torch.Tensor) -> torch.Tensor:
-    return tokens.gather(1, at[..., None].expand(-1, -1, tokens.shape[-1]))
