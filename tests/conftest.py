@@ -3,8 +3,7 @@
 import os
 import socket
 from collections.abc import Callable
-from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -35,13 +34,19 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session")
 def make_student() -> Callable[..., Any]:
-    """Factory of tiny students of keyed weights that are nowhere zero, so that every path is alive."""
+    """Factory of tiny students of keyed weights that are nowhere zero, so that every path is alive.
+
+    Where text enters by cross blocks, there are as many as decoder blocks unless said otherwise.
+    """
     import torch
     from torch import nn
 
     from lightgen.core.draws import torch_draws
     from lightgen.models.student import Student
     from lightgen.models.transformer import LightGenTransformer
+
+    class Features(NamedTuple):
+        last_hidden_state: torch.Tensor
 
     class Words(nn.Module):
         """Text encoder of 20 words whose features also hold the mean of the real words."""
@@ -50,17 +55,20 @@ def make_student() -> Callable[..., Any]:
             super().__init__()
             self.embed, self.mix = nn.Embedding(20, 12), nn.Linear(12, 12)
 
-        def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> SimpleNamespace:
+        def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> Features:
             words = self.embed(input_ids)
             real = attention_mask[..., None].to(words.dtype)
             mean = (words * real).sum(1, keepdim=True) / real.sum(1, keepdim=True)
-            return SimpleNamespace(last_hidden_state=torch.tanh(self.mix(words + mean)))
+            return Features(torch.tanh(self.mix(words + mean)))
 
     sizes = {"latent_channels": 2, "patch_size": 2, "text_width": 12, "width": 32, "num_heads": 2}
     sizes |= {"encoder_layers": 1, "decoder_layers": 2, "head_width": 16, "head_layers": 2}
 
-    def make(seed: int = 0, train_text_encoder: bool = True, **settings: int) -> Student:
-        student = Student(LightGenTransformer(**{**sizes, **settings}), Words(), train_text_encoder)
+    def make(seed: int = 0, train_text_encoder: bool = True, **settings: Any) -> Student:
+        shape = {**sizes, "position_grid": 4, "text_length": 5, **settings}
+        if shape.get("fusion", "joint") != "joint":
+            shape = {"cross_layers": shape["decoder_layers"], **shape}
+        student = Student(LightGenTransformer(**shape), Words(), train_text_encoder)
         with torch.no_grad():
             for index, (name, parameter) in enumerate(student.named_parameters()):
                 noise = torch.randn(parameter.shape, generator=torch_draws(seed, "test-weights", index))

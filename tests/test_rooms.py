@@ -82,15 +82,19 @@ OS_WRITES = (
 )
 FILE_MODULES = ("shutil", "tempfile", "tarfile", "zipfile")
 ARTIFACTS = ("open_artifact", "begin_artifact")
+# The one place that opens a file of torch.save, by the unpickler that runs nothing.
+LOADS = ("torch.load", "torch.serialization.load")
+LOADER = "ports/released_file.py"
 BUILTINS = ("breakpoint", "eval", "exec", "__import__", "print", "hasattr", "input")
 TORCH_DRAWS = ("rand", "randn", "randint", "randperm", "multinomial", "bernoulli", "normal", "poisson")
 NUMPY_KEYED = ("Generator", "PCG64", "Philox", "SeedSequence", "default_rng")
 
 
-def violations(source: str, room: str, *, package_root: bool = False) -> list[str]:
-    """What a module of the room breaks, each as `line: what`."""
+def violations(source: str, room: str, *, package_root: bool = False, name: str = "") -> list[str]:
+    """What a module (`name` in the package) of the room breaks, each as `line: what`."""
     tree = ast.parse(source)
     found = [*_imports(tree, room, package_root), *_effects(tree, room), *_anywhere(tree, room)]
+    found += _loads(tree, is_loader=name == LOADER)
     return [f"{line}: {what}" for line, what in sorted(found)]
 
 
@@ -180,6 +184,25 @@ def _anywhere(tree: ast.Module, room: str) -> Iterator[tuple[int, str]]:
             yield from _call(node, room, forked=id(node) in forked)
 
 
+def _loads(tree: ast.Module, *, is_loader: bool) -> Iterator[tuple[int, str]]:
+    """Ways to unpickle, but the one: literally `torch.load(..., weights_only=True)` in LOADER."""
+    fine = set()
+    for call in (node for node in ast.walk(tree) if isinstance(node, ast.Call)):
+        named = {keyword.arg: keyword.value for keyword in call.keywords}
+        safe = named.get("weights_only")
+        if is_loader and None not in named and isinstance(safe, ast.Constant) and safe.value is True:
+            fine.add(id(call.func))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module in ("torch", "torch.serialization"):
+            for alias in node.names:
+                if f"torch.{alias.name}" in ("torch.load", "torch.serialization", "torch.add_safe_globals"):
+                    yield node.lineno, f"import of {node.module}.{alias.name}"
+        elif isinstance(node, ast.Attribute) and _chain(node) in LOADS and id(node) not in fine:
+            yield node.lineno, f"{_chain(node)} other than with weights_only=True in {LOADER}"
+        elif isinstance(node, ast.Attribute) and node.attr == "add_safe_globals" and not is_loader:
+            yield node.lineno, "add_safe_globals for all that comes after"
+
+
 def _call(call: ast.Call, room: str, *, forked: bool) -> Iterator[tuple[int, str]]:
     chain = _chain(call.func)
     first, _, last = chain.rpartition(".")
@@ -189,7 +212,7 @@ def _call(call: ast.Call, room: str, *, forked: bool) -> Iterator[tuple[int, str
         yield call.lineno, "getattr() with a default"
     if isinstance(call.func, ast.Attribute) and call.func.attr in ("cuda", "set_trace"):
         yield call.lineno, f".{call.func.attr}()"
-    if chain in ("torch.load", "torch.save", "os.system", "os.popen", "torch.hub.load"):
+    if chain in ("torch.save", "os.system", "os.popen", "torch.hub.load"):
         yield call.lineno, f"{chain}()"
     if room == "core":
         return
@@ -248,7 +271,7 @@ def test_module_keeps_the_rules(path):
         assert violations(source, "cli", package_root=True) == []
         return
     assert parts[0] in MAY_IMPORT, f"{parts[0]} is no room"
-    assert violations(source, parts[0]) == []
+    assert violations(source, parts[0], name="/".join(parts)) == []
     if parts[-1] == "__init__.py" and parts != ("recipes", "__init__.py"):
         assert package_init_violations(source) == []
 
@@ -327,6 +350,12 @@ FLAGGED = [
             "from pickle import loads",
             "import yaml",
             "torch.load('x')",
+            "torch.load('x', weights_only=True)",
+            "torch.serialization.load('x', weights_only=True)",
+            "load = torch.load",
+            "from torch import load",
+            "from torch.serialization import load",
+            "torch.serialization.add_safe_globals([Namespace])",
             "eval('1')",
             "exec('1')",
             "__import__('os')",
@@ -357,6 +386,26 @@ FLAGGED = [
 @pytest.mark.parametrize(("room", "source"), FLAGGED)
 def test_the_checker_sees(room, source):
     assert violations(source, room), f"{room}: {source!r} passed"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "",
+        ", weights_only=False",
+        ", weights_only=None",
+        ", weights_only=1",
+        ", weights_only=safe",
+        ", **{'weights_only': False}",
+        ", weights_only=True, **more",
+    ],
+)
+def test_only_weights_are_ever_unpickled_and_in_one_place(arguments):
+    assert violations(f"torch.load('x'{arguments})", "ports", name=LOADER)
+    allowed = "torch.load('x', mmap=True, weights_only=True)"
+    assert violations(allowed, "ports", name=LOADER) == []
+    assert violations(allowed, "ports", name="ports/other.py")
+    assert (ROOT / "lightgen" / LOADER).is_file()
 
 
 ALLOWED = [

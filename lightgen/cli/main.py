@@ -15,11 +15,14 @@ DEBUG_VARIABLE = "LIGHTGEN_DEBUG"
 _COMMANDS = {
     "quickstart": "see the whole paradigm run: teacher, student, preferences, report",
     "generate": "draw pictures of a prompt",
+    "inpaint": "change a picture under a mask or beyond its borders",
     "distill": "prompts become images, by a teacher or a student",
     "encode": "images become latents",
     "train": "latents (or images) become a checkpoint",
     "rank": "images get scores",
     "evaluate": "checkpoints or images become a report",
+    "import-checkpoint": "released LightGen weights become a checkpoint",
+    "export-checkpoint": "a checkpoint becomes a file under the released names",
     "doctor": "say what this machine has and what is missing",
 }
 
@@ -67,6 +70,10 @@ def _command(name: str) -> Callable[[list[str]], int]:
         from lightgen.cli.generate import run_generate
 
         return run_generate
+    if name == "inpaint":
+        from lightgen.cli.inpaint import run_inpaint
+
+        return run_inpaint
     if name == "quickstart":
         from lightgen.cli.quickstart import run_quickstart
 
@@ -75,6 +82,10 @@ def _command(name: str) -> Callable[[list[str]], int]:
         from lightgen.cli.doctor import run_doctor
 
         return run_doctor
+    if name in ("import-checkpoint", "export-checkpoint"):
+        from lightgen.cli.import_checkpoint import run_export, run_import
+
+        return run_import if name == "import-checkpoint" else run_export
     from lightgen.cli.stage import run_stage
 
     return lambda rest: run_stage(name, rest)

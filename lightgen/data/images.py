@@ -8,32 +8,26 @@ state, so any number of threads may read one ImageShards.
 import io
 import json
 import re
-import struct
 import tarfile
-import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from lightgen.core.directory import whole_file
 from lightgen.core.errors import UserError
+from lightgen.data.picture import decode_image
 from lightgen.data.tar import read_span, scan_members
 
 Format = Literal["png", "jpg", "webp"]
-MAX_PIXELS = 4096 * 4096
 MAX_IMAGE_BYTES = 64 << 20
 MAX_JSON_BYTES = 1 << 20
 
 _IMAGE_SUFFIXES = ("png", "jpg", "jpeg", "webp")
 _UNSAFE = re.compile(r"[\x00-\x1f\x7f\\]")
-_DECODE_ERRORS = (
-    OSError, SyntaxError, ValueError, EOFError, TypeError, LookupError, OverflowError, struct.error,
-    zlib.error, Image.DecompressionBombError, Image.DecompressionBombWarning,
-)  # fmt: skip
 
 
 class CorruptRecord(UserError):
@@ -86,22 +80,6 @@ def encode_image(image: np.ndarray, format: Format = "png") -> bytes:
         assert format == "webp", format
         picture.save(buffer, "WEBP", quality=95)
     return buffer.getvalue()
-
-
-def decode_image(data: bytes) -> np.ndarray:
-    """Image uint8 [H, W, 3] of a PNG, JPEG or WebP file: upright, over white, first frame only.
-
-    Raises:
-        UserError: another format, more than MAX_PIXELS (seen before decoding), or damaged bytes.
-    """
-    try:
-        picture = Image.open(io.BytesIO(data), formats=("PNG", "JPEG", "WEBP"))
-        pixels = picture.width * picture.height
-        if pixels <= MAX_PIXELS:
-            return np.array(_upright_rgb(picture))
-    except _DECODE_ERRORS as error:
-        raise UserError(f"not a whole PNG, JPEG or WebP image ({type(error).__name__})") from error
-    raise UserError(f"image of {pixels} pixels, allowed: up to {MAX_PIXELS}")
 
 
 def write_image_shard(path: Path, records: Iterable[ImageRecord], format: Format = "png") -> int:
@@ -245,16 +223,6 @@ class ImageShards:
         for key in sorted(images.keys() ^ metas.keys()):
             self.skipped.append(Skipped(path.name, key, "no JSON" if key in images else "no image"))
         return {key: (span, metas[key]) for key, span in images.items() if key in metas}
-
-
-def _upright_rgb(picture: Image.Image) -> Image.Image:
-    picture = ImageOps.exif_transpose(picture)
-    if picture.mode.startswith("I"):  # 16-bit grey, which convert would clip at 255 and not scale
-        picture = Image.fromarray((np.asarray(picture).astype(np.uint32) >> 8).astype(np.uint8))
-    if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
-        picture = picture.convert("RGBA")
-        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
-    return picture if picture.mode == "RGB" else picture.convert("RGB")
 
 
 def _split(name: str) -> tuple[str, str]:

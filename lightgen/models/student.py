@@ -33,15 +33,21 @@ class Student(nn.Module):
         return self
 
     def embed_text(
-        self, text_ids: torch.Tensor, text_mask: torch.Tensor, dropped: torch.Tensor
+        self, text_ids: torch.Tensor, text_mask: torch.Tensor, kept: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Text tokens [B, T, D] and their mask [B, T] for the trunk; see `LightGenTransformer.embed_text`.
+        """Text tokens [B, T, D] and their mask [B, T] for the trunk; see `LightGenTransformer.place_text`.
+
+        Dropped texts cost nothing: only those kept go through text encoder and aligner; where all are
+        dropped, one does, of no effect, so that the same weights have a gradient on every rank.
 
         Args:
             text_ids: int [B, T] of the tokenizer.
             text_mask: bool [B, T], True = real token.
-            dropped: bool [B], True = unconditional.
+            kept: rows whose text is read, int; the others are unconditional.
         """
+        rows = kept if len(kept) else kept.new_zeros(1)
+        ids, mask = text_ids[rows], text_mask[rows]
         with torch.set_grad_enabled(self.train_text_encoder and torch.is_grad_enabled()):
-            output: Any = self.text_encoder(input_ids=text_ids, attention_mask=text_mask)
-        return self.transformer.embed_text(output.last_hidden_state, text_mask, dropped)
+            output: Any = self.text_encoder(input_ids=ids, attention_mask=mask)
+        text = self.transformer.embed_text(output.last_hidden_state, mask)[: len(kept)]
+        return self.transformer.place_text(text, mask[: len(kept)], kept, len(text_ids))

@@ -1,146 +1,320 @@
-"""The LightGen transformer: text and image tokens in one sequence, masked tokens predicted from the rest."""
+"""The LightGen transformer: masked tokens predicted from the known ones and from text."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import fields
+from typing import Any
 
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
-from lightgen.models.blocks import Block, axial_angles
-from lightgen.models.head import FlowHead
+from lightgen.models.blocks import (
+    Block,
+    BlockConfig,
+    CrossBlock,
+    Layers,
+    PlainMLP,
+    Projected,
+    Residual,
+    layer_norm,
+    stack,
+)
+from lightgen.models.cache import TrunkCache
+from lightgen.models.head import Head, HeadConditioning, Prediction
+from lightgen.models.layout import NO_TEXT, Context, Layout, joined
+from lightgen.models.positions import axial_angles, resample_table, turns
+from lightgen.models.shape import Fusion, Positions, TransformerConfig
 
-# Shapes: B batch, L image tokens (row-major), K known, P predicted, T text tokens, D width, d token channels.
+# Shapes: B batch, L image tokens, K known, U unknown, P predicted now, N some, T text tokens, D width,
+# d token channels. Ranks: see `lightgen.models.layout`.
+
+_STAGES = ("encoder_positions", "decoder_positions", "cross_positions")
 
 
 class LightGenTransformer(ModelMixin, ConfigMixin):
-    """Masked encoder-decoder over continuous tokens with a flow head per token.
+    """Masked encoder-decoder over continuous tokens, with a small generative head per token.
 
-    The encoder sees text and known tokens, the decoder text and all tokens, a learned vector standing for the
-    unknown. Text enters both (`fusion` joint): tokens that are predicted together can then agree on the
-    prompt.
-    Positions are rotary in two axes, so the grid is an argument and the size of a picture is no part of the
-    model.
+    The encoder sees known tokens, the decoder all of them, a learned vector standing for the unknown. The
+    grid is an argument: the size of a picture is no part of the model. Arguments: see `TransformerConfig`.
+
+    Raises:
+        ValueError: arguments that do not fit together.
     """
+
+    _supports_gradient_checkpointing = True
 
     @register_to_config
     def __init__(
         self,
-        latent_channels: int = 12,
+        latent_channels: int = 16,
         patch_size: int = 2,
+        sample_size: int = 16,
         width: int = 256,
         num_heads: int = 8,
         encoder_layers: int = 4,
         decoder_layers: int = 6,
+        cross_layers: int = 0,
+        aligner_layers: int = 0,
         text_width: int = 256,
-        fusion: str = "joint",
-        prediction: str = "flow",
+        text_length: int = 64,
+        fusion: Fusion = "joint",
+        cross_residual: Residual = "prenorm",
+        text_masked: bool = True,
+        layers: Layers = "gated",
+        positions: Positions = "rotary",
+        position_grid: int = 16,
+        dropout: float = 0.0,
+        prediction: Prediction = "flow",
+        head_conditioning: HeadConditioning = "joint",
         head_width: int = 256,
         head_layers: int = 3,
     ) -> None:
         super().__init__()
-        if fusion != "joint" or prediction != "flow":
-            raise ValueError(
-                f"transformer: got {fusion=} {prediction=}, allowed: fusion='joint' prediction='flow'"
-            )
+        names = [each.name for each in fields(TransformerConfig)]
+        self.shape = TransformerConfig(**{name: self.config[name] for name in names})
+        self.shape.check()
+        block = BlockConfig(width=width, num_heads=num_heads, layers=layers, dropout=dropout)
+        plain, late = layers == "plain", fusion == "late"
+        self.gradient_checkpointing = False
         self.token_channels = latent_channels * patch_size**2
-        self.angle_channels = width // num_heads // 2
-        self.text_proj = nn.Linear(text_width, width, bias=False)
-        self.text_norm = nn.LayerNorm(width, eps=1e-6, bias=False)
+        self.angle_channels = width // num_heads // 2 if positions == "rotary" else None
+        self.text_proj = (
+            PlainMLP(text_width, width, width, approximate="tanh")
+            if aligner_layers
+            else nn.Linear(text_width, width, bias=plain)
+        )
+        self.aligner_blocks: Sequence[Block] = stack(Block(block) for _ in range(aligner_layers))
+        self.text_norm = layer_norm(block)
         self.null_text = nn.Parameter(torch.empty(width))
         self.z_proj = nn.Linear(self.token_channels, width)
-        self.encoder_blocks = nn.ModuleList(Block(width, num_heads) for _ in range(encoder_layers))
+        self.z_norm = layer_norm(block) if plain else nn.Identity()
+        self.encoder_blocks: Sequence[Block] = stack(Block(block) for _ in range(encoder_layers))
+        self.encoder_norm = layer_norm(block) if plain else nn.Identity()
+        self.decoder_embed = nn.Linear(width, width) if plain else nn.Identity()
         self.mask_token = nn.Parameter(torch.empty(width))
-        self.decoder_blocks = nn.ModuleList(Block(width, num_heads) for _ in range(decoder_layers))
-        self.decoder_norm = nn.LayerNorm(width, eps=1e-6, bias=False)
-        self.head = FlowHead(self.token_channels, width, head_width, head_layers)
-        for vector in (self.null_text, self.mask_token):
-            nn.init.normal_(vector, std=0.02)
-        for name, module in self.named_modules():
-            if isinstance(module, nn.Linear) and "block" in name and "modulation" not in name:
-                nn.init.xavier_uniform_(module.weight)
+        self.decoder_blocks: Sequence[Block] = stack(Block(block) for _ in range(decoder_layers))
+        self.decoder_norm = layer_norm(block)
+        self.cross_embed = nn.Linear(width, width) if plain and late else nn.Identity()
+        self.cross_blocks: Sequence[CrossBlock] = stack(
+            CrossBlock(block, cross_residual) for _ in range(cross_layers)
+        )
+        self.cross_norm = layer_norm(block) if late else nn.Identity()
+        self.head = Head(self.token_channels, width, head_width, head_layers, prediction, head_conditioning)
+        self.position_names = _STAGES[: 3 if late else 2] if positions == "learned" else ()
+        for name in self.position_names:
+            self.register_parameter(name, nn.Parameter(torch.empty(position_grid**2, width)))
+        self._draw_weights(plain)
 
-    def embed_text(
-        self, text: torch.Tensor, text_mask: torch.Tensor, dropped: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Text as the trunk sees it [B, T, D] and its mask [B, T].
+    def _draw_weights(self, plain: bool) -> None:
+        """Start values: normal for vectors and tables, Xavier for matrices (in gated layers, of blocks)."""
+        for name in ("null_text", "mask_token", *self.position_names):
+            nn.init.normal_(self.get_parameter(name), std=0.02)
+        zero = ("modulation", "token_out", "variance_out")  # see `Head`
+        for name, module in self.named_modules():
+            if isinstance(module, nn.Linear) and (plain or "block" in name) and not name.endswith(zero):
+                nn.init.xavier_uniform_(module.weight)
+                if plain:
+                    nn.init.zeros_(module.bias)
+        if plain:
+            nn.init.normal_(self.head.time_in.weight, std=0.02)
+            nn.init.normal_(self.head.time_out.weight, std=0.02)
+
+    def embed_text(self, text: torch.Tensor, text_mask: torch.Tensor) -> torch.Tensor:
+        """Text as image tokens see it [B, T, D].
 
         Args:
             text: encoder features [B, T, text_width].
             text_mask: bool [B, T], True = real token.
-            dropped: bool [B]; True replaces an image's text by the learned null vector, one token long.
         """
-        embedded = self.text_norm(self.text_proj(text.to(self.text_proj.weight.dtype)))
-        first = torch.zeros_like(text_mask)
-        first[:, 0] = True
-        embedded = torch.where(dropped[:, None, None], self.null_text.to(embedded.dtype), embedded)
-        return embedded, torch.where(dropped[:, None], first, text_mask)
+        x = self.text_proj(text.to(self.null_text.dtype))
+        for block in self.aligner_blocks:
+            x = self._call(block, x, self._text_mask(text_mask))
+        return self.text_norm(x)
+
+    def place_text(
+        self, text: torch.Tensor, text_mask: torch.Tensor, kept: torch.Tensor, batch: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Text [B, T, D] and mask [B, T] of a batch in which only some pictures have a text.
+
+        Args:
+            text: from `embed_text`, one row for each of `kept`.
+            text_mask: bool, of the same rows.
+            kept: rows of the batch that have a text, int; the others get the learned null vector at every
+                position, or, where padding is hidden, at one.
+            batch: B.
+        """
+        null, mask = self.null_text_of(batch, text.shape[1])
+        return null.to(text.dtype).index_copy(0, kept, text), mask.index_copy(0, kept, text_mask)
+
+    def context(self, text: torch.Tensor, text_mask: torch.Tensor) -> Context:
+        """What image tokens read of texts [B, T, D] under masks bool [B, T]; once, for all iterations."""
+        if self.shape.fusion == "joint":
+            prefix_mask = text_mask if self.shape.text_masked else None
+            return Context(self.encoder_blocks[0].project(text), prefix_mask, ())
+        mask = self._text_mask(text_mask)
+        return Context(None, None, tuple(block.remember(text, mask) for block in self.cross_blocks))
+
+    def null_text_of(self, batch: int, num_text: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """The learned "no text" as text [B, T, D] and mask bool [B, T] of one token."""
+        mask = torch.arange(num_text, device=self.null_text.device) == 0
+        return self.null_text.expand(batch, num_text, -1), mask.expand(batch, -1)
+
+    def null_context(self) -> Context:
+        """What any image's tokens read where there is no text: constants; not for joint fusion."""
+        return Context(None, None, tuple(block.constant(self.null_text) for block in self.cross_blocks))
+
+    def lay_out(self, order: torch.Tensor, grid: tuple[int, int]) -> Layout:
+        """Layout of pictures of grid rows x columns with the positions `order`, int [B, L], by rank."""
+        angles = None
+        if self.angle_channels is not None:
+            angles = axial_angles(*grid, self.angle_channels).to(order.device)
+        tables = tuple(resample_table(self.get_parameter(name), grid) for name in self.position_names)
+        x = self.mask_token.expand(1, grid[0] * grid[1], -1)
+        if tables:
+            x = x + tables[1]
+        rotation = None if angles is None else turns(angles[None], x.dtype)
+        door = self.decoder_blocks[0].project(x, rotation)
+        flat = tuple(each.transpose(1, 2).flatten(2)[0] for each in door[1:])
+        return Layout(order, self.shape.num_heads, angles, tables, (door.x[0], *flat))
+
+    def enter(self, tokens: torch.Tensor, layout: Layout, rank: int) -> Projected:
+        """Clean tokens [B, N, d] of ranks from `rank` on, at the door of the encoder's first block."""
+        end = rank + tokens.shape[1]
+        x = self.z_proj(tokens.to(self.z_proj.weight.dtype))
+        if layout.tables:
+            x = x + layout.table(0, rank, end)
+        x = self.z_norm(x)
+        return self.encoder_blocks[0].project(x, layout.rotation(rank, end, 0, x.dtype))
+
+    def encode(
+        self,
+        known: Projected,
+        layout: Layout,
+        unknown: int,
+        context: Context = NO_TEXT,
+        cache: TrunkCache | None = None,
+    ) -> torch.Tensor:
+        """Encoded tokens [B, N, D]: the known ones given and, if all are and fusion is joint, the text after.
+
+        Args:
+            known: from `enter`, tokens of ranks from `unknown` on: all known ones, or the newest, where the
+                cache holds the others and the text.
+            layout: from `lay_out`.
+            unknown: U.
+            context: the text; needed where fusion is joint.
+            cache: of earlier iterations.
+        """
+        length, end = layout.order.shape[1], unknown + known.x.shape[1]
+        prefix = context.prefix if end == length else None
+        mask = context.attendable(length - unknown)
+        num_text, total = context.num_text if end == length else 0, length + context.num_text
+        door = known if prefix is None else joined(known, prefix)
+        x = door.x
+        if not x.shape[1]:
+            return x
+        rotation = layout.rotation(unknown, end, num_text, x.dtype)
+        for i, block in enumerate(self.encoder_blocks):
+            if cache is None and i:
+                x = self._call(block, x, mask, rotation)
+                continue
+            door = block.project(x, rotation) if i else door
+            if cache is not None:
+                k, v = cache.put(f"encoder.{i}", unknown, total, door.k, door.v)
+                door = door._replace(k=k[:, :, unknown:], v=v[:, :, unknown:])
+            x = self._call(block.update, door, mask)
+        return self.encoder_norm(x)
+
+    def decode(
+        self,
+        encoded: torch.Tensor,
+        layout: Layout,
+        ranks: tuple[int, int, int],
+        context: Context = NO_TEXT,
+        cache: TrunkCache | None = None,
+    ) -> torch.Tensor:
+        """Decoded tokens [B, P, D] of ranks left to unknown.
+
+        Args:
+            encoded: from `encode`.
+            layout: from `lay_out`.
+            ranks: (first, left, unknown): mask tokens from rank `first` on enter, those from `left` to
+                `unknown` are predicted; first is 0 unless the cache holds the ranks below.
+            context: the text; needed unless fusion is late.
+            cache: of earlier iterations.
+        """
+        (first, left, unknown), length = ranks, layout.order.shape[1]
+        end = min(unknown + encoded.shape[1], length)
+        x = self.decoder_embed(encoded)
+        num_text = unknown + encoded.shape[1] - end
+        if layout.tables:
+            x = x + nn.functional.pad(layout.table(1, unknown, end), (0, 0, 0, num_text))
+        door = joined(
+            layout.unknown_at(first, unknown),
+            self.decoder_blocks[0].project(x, layout.rotation(unknown, end, num_text, x.dtype)),
+        )
+        mask = context.attendable(length)
+        rotation = layout.rotation(first, end, num_text, x.dtype)
+        x, last = door.x, len(self.decoder_blocks) - 1
+        predicted = slice(left - first, unknown - first)
+        for i, block in enumerate(self.decoder_blocks):
+            if cache is None and 0 < i < last:
+                x = self._call(block, x, mask, rotation)
+            else:
+                if i:
+                    door = block.project(x, rotation, predicted if i == last else None)
+                elif i == last:
+                    door = door._replace(x=door.x[:, predicted], q=door.q[:, :, predicted])
+                if cache is not None:
+                    k, v = cache.put(f"decoder.{i}", first, length + context.num_text, door.k, door.v)
+                    door = door._replace(k=k, v=v)
+                x = self._call(block.update, door, mask)
+            if self.shape.fusion == "interleaved":
+                x = self._call(self.cross_blocks[i], x, context.memories[i])
+        return self.decoder_norm(x)
+
+    def fuse(self, x: torch.Tensor, layout: Layout, left: int, context: Context) -> torch.Tensor:
+        """Conditions [B, P, D] of decoded tokens [B, P, D] of ranks from `left` on: the late stage if any."""
+        if self.shape.fusion != "late":
+            return x
+        x = self.cross_embed(x)
+        if layout.tables:
+            x = x + layout.table(2, left, left + x.shape[1])
+        for block, memory in zip(self.cross_blocks, context.memories, strict=True):
+            x = self._call(block, x, memory)
+        return self.cross_norm(x)
 
     def forward(
         self,
         known: torch.Tensor,
-        known_at: torch.Tensor,
-        predicted_at: torch.Tensor,
+        order: torch.Tensor,
         text: torch.Tensor,
         text_mask: torch.Tensor,
         grid: tuple[int, int],
+        left: int = 0,
     ) -> torch.Tensor:
-        """Condition [B, P, D] of the tokens to predict.
+        """Condition [B, P, D] of the tokens to predict, those of ranks left to U = L - K.
 
         Args:
-            known: clean tokens [B, K, d].
-            known_at: their positions, int [B, K].
-            predicted_at: positions to predict, int [B, P]; positions in neither set are unknown as well.
+            known: clean tokens [B, K, d] of the last K ranks.
+            order: position of each rank, int [B, L].
             text: from `embed_text`, [B, T, D].
-            text_mask: bool [B, T], from `embed_text` too.
+            text_mask: bool [B, T].
             grid: rows and columns of tokens.
+            left: ranks below stay unknown.
         """
-        batch, num_text = text.shape[:2]
-        length = grid[0] * grid[1]
-        angles = axial_angles(*grid, self.angle_channels).to(text.device)
-        still = angles.new_zeros(batch, num_text, angles.shape[1])
-        x = torch.cat([text, self.z_proj(known.to(text.dtype))], dim=1)
-        rotation = _turns(torch.cat([still, angles[known_at]], dim=1), x.dtype)
-        mask = _attendable(text_mask, known_at.shape[1])
-        for block in self.encoder_blocks:
-            x = block(x, mask, rotation)
-        image = self.mask_token.to(x.dtype).expand(batch, length, -1)
-        at = known_at[..., None].expand(-1, -1, x.shape[-1])
-        image = image.scatter(1, at, x[:, num_text:])
-        x = torch.cat([x[:, :num_text], image], dim=1)
-        rotation = _turns(torch.cat([still, angles.expand(batch, -1, -1)], dim=1), x.dtype)
-        mask = _attendable(text_mask, length)
-        for block in self.decoder_blocks:
-            x = block(x, mask, rotation)
-        at = predicted_at[..., None].expand(-1, -1, x.shape[-1]) + num_text
-        return self.decoder_norm(x.gather(1, at))
+        unknown = order.shape[1] - known.shape[1]
+        layout, context = self.lay_out(order, grid), self.context(text, text_mask)
+        encoded = self.encode(self.enter(known, layout, unknown), layout, unknown, context)
+        decoded = self.decode(encoded, layout, (0, left, unknown), context)
+        return self.fuse(decoded, layout, left, context)
 
+    def _text_mask(self, text_mask: torch.Tensor) -> torch.Tensor | None:
+        return text_mask[:, None, None] if self.shape.text_masked else None
 
-def _turns(angles: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
-    """Cosines and sines [B, 1, N, E/2] of angles [B, N, E/2]."""
-    return angles.cos().to(dtype)[:, None], angles.sin().to(dtype)[:, None]
-
-
-def _attendable(text_mask: torch.Tensor, num_image: int) -> torch.Tensor:
-    """Attention mask [B, 1, 1, T + num_image]: real text tokens and all image tokens."""
-    image = text_mask.new_ones(text_mask.shape[0], num_image)
-    return torch.cat([text_mask, image], dim=1)[:, None, None]
-
-
-def patchify(latents: torch.Tensor, patch_size: int) -> torch.Tensor:
-    """Tokens [B, L, d], row-major, channels flattened as (channel, row, column), of latents [B, C, h, w]."""
-    batch, channels, height, width = latents.shape
-    p = patch_size
-    x = latents.reshape(batch, channels, height // p, p, width // p, p)
-    return x.permute(0, 2, 4, 1, 3, 5).reshape(batch, (height // p) * (width // p), channels * p * p)
-
-
-def unpatchify(tokens: torch.Tensor, patch_size: int, grid: tuple[int, int]) -> torch.Tensor:
-    """Latents [B, C, h, w] of tokens [B, L, d]: the inverse of `patchify`."""
-    p = patch_size
-    batch, _, token_channels = tokens.shape
-    x = tokens.reshape(batch, grid[0], grid[1], token_channels // p**2, p, p)
-    return x.permute(0, 3, 1, 4, 2, 5).reshape(batch, -1, grid[0] * p, grid[1] * p)
-
-
-def tokens_at(tokens: torch.Tensor, at: torch.Tensor) -> torch.Tensor:
-    """Tokens [B, N, d] at positions int [B, N] of tokens [B, L, d]."""
-    return tokens.gather(1, at[..., None].expand(-1, -1, tokens.shape[-1]))
+    def _call(self, function: Callable[..., torch.Tensor], *arguments: Any) -> torch.Tensor:  # noqa: ANN401
+        """What the function gives; in training with checkpointing, its inner values are made anew later."""
+        if self.gradient_checkpointing and self.training:
+            return checkpoint(function, *arguments, use_reentrant=False)  # pyright: ignore[reportReturnType]
+        return function(*arguments)

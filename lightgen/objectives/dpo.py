@@ -1,4 +1,4 @@
-"""Direct preference optimization for a masked student with a flow head per token."""
+"""Direct preference optimization for a masked student with a generative head per token."""
 
 import copy
 from collections.abc import Mapping
@@ -52,10 +52,16 @@ def preference_loss(
 
 
 class DPOObjective:
-    """Mean preference loss of a batch of pairs; the reference is the student as it was at the start."""
+    """Mean preference loss of a batch of pairs; the reference is the student as it was at the start.
+
+    Dropout ends here: on one side of the comparison it would look like a preference.
+    """
 
     def __init__(self, config: DPOConfig, student: Student) -> None:
         self._config = config
+        for module in student.modules():
+            if isinstance(module, nn.Dropout):
+                module.p = 0.0
         self._reference = copy.deepcopy(student).eval().requires_grad_(False)
 
     def __call__(
@@ -67,10 +73,10 @@ class DPOObjective:
         nn.Module.to(self._reference.transformer, transformer.mask_token.dtype)
         pairs = torch.cat([batch["chosen"], batch["rejected"]])
         size = len(batch["chosen"])
-        length = pairs.shape[2] * pairs.shape[3] // transformer.config["patch_size"] ** 2
+        length = pairs.shape[2] * pairs.shape[3] // transformer.shape.patch_size**2
         # The same ids twice: chosen and rejected share mask, order, times and noise.
         ids = [*batch["ids"], *batch["ids"]]
-        masking = draw_masking(config.masking, step, ids, length, transformer.token_channels)
+        masking = draw_masking(config.masking, step, ids, length, transformer.head).to(pairs.device)
         both = {
             "latents": pairs,
             "text_ids": batch["text_ids"].repeat(2, 1),

@@ -1,14 +1,19 @@
-"""Masked flow objective: how wrong the student is about hidden tokens, given the others and the text."""
+"""Masked objective: how wrong the student is about hidden tokens, given the others and the text."""
 
-from collections.abc import Mapping, Sequence
+import contextlib
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from lightgen.core.draws import numpy_draws, torch_draws
+from lightgen.core.draws import draw_key, numpy_draws, torch_draws
+from lightgen.core.errors import UserError
+from lightgen.models.diffusion import TRAIN_STEPS, noise_levels, variational_bits
+from lightgen.models.head import Head
 from lightgen.models.student import Student
-from lightgen.models.transformer import patchify, tokens_at
+from lightgen.models.tokens import patchify, tokens_at
 
 # Shapes: B batch, L tokens, K known, P predicted, S draws per token, d token channels.
 
@@ -20,14 +25,17 @@ class MaskedConfig:
     Attributes:
         mask_spread: the share of hidden tokens is 1 - |N(0, mask_spread)|, one share per optimizer step, so
             that known and hidden sets are rectangular.
+        mask_min: least share; the law is cut off there.
         draws_per_token: times and noises per hidden token; the trunk runs once for all of them.
         text_drop: share of images whose text is hidden, for guidance.
-        time_mean, time_std: of the logit of the time.
+        time_mean, time_std: of the logit of the time, where the head predicts a flow; a ddpm head gets its
+            1000 timesteps evenly.
         per_image_time: one time per image and draw instead of one per token.
     """
 
     seed: int = 0
     mask_spread: float = 0.25
+    mask_min: float = 0.0
     draws_per_token: int = 4
     text_drop: float = 0.1
     time_mean: float = 0.0
@@ -37,72 +45,115 @@ class MaskedConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Masking:
-    """What is hidden from a batch, and the noise that hides it: everything random of one step.
+    """What is hidden from a batch, and the noise that hides it: everything random of one step but dropout.
 
     Attributes:
-        known_at, predicted_at: token positions, int [B, K] and [B, P]; together a permutation of all L.
-        time: [S, B, P] in (0, 1); 1 = pure noise.
+        order: positions of the tokens, int [B, L]; the first P are hidden, the others known.
+        time: [S, B, P] in (0, 1), 1 = pure noise; for a ddpm head, timesteps, int [S, B, P].
         noise: [S, B, P, d], standard normal.
-        dropped: bool [B], True = without text.
+        kept: rows of the batch that have a text, int.
     """
 
-    known_at: torch.Tensor
-    predicted_at: torch.Tensor
+    order: torch.Tensor
     time: torch.Tensor
     noise: torch.Tensor
-    dropped: torch.Tensor
+    kept: torch.Tensor
+
+    def to(self, device: torch.device) -> "Masking":
+        """Return the same masking on a device."""
+        return Masking(**{name: each.to(device, non_blocking=True) for name, each in vars(self).items()})
 
 
-def draw_masking(config: MaskedConfig, step: int, ids: Sequence[int], length: int, channels: int) -> Masking:
-    """Masking of an optimizer step for the samples `ids`: the same for a sample in any (micro-)batch."""
-    folded = abs(float(numpy_draws(config.seed, "mask-ratio", step).normal(0.0, config.mask_spread))) % 1.0
-    num_predicted = max(1, min(length, round((1 - folded) * length)))
-    orders, times, noises, dropped = [], [], [], []
+def draw_masking(config: MaskedConfig, step: int, ids: Sequence[int], length: int, head: Head) -> Masking:
+    """Masking of an optimizer step for the samples `ids`: the same for a sample in any (micro-)batch.
+
+    Source: mask law, arXiv 2406.11838, section 3.4 (a normal around 1, cut off).
+
+    Args:
+        config: laws of the draws.
+        step: of the optimizer.
+        ids: sample ids.
+        length: L.
+        head: whose tokens and times are drawn.
+
+    Raises:
+        UserError: a least share that no draw reaches.
+    """
+    num_predicted = _num_predicted(config, step, length)
+    channels, is_flow = head.token_in.in_features, head.variance_out is None
+    orders, times, noises, drops = [], [], [], []
     for sample in ids:
         random = torch_draws(config.seed, "masking", step, sample)
         orders.append(torch.randperm(length, generator=random))
-        dropped.append(torch.rand(1, generator=random))
+        drops.append(torch.rand(1, generator=random))
         per_draw = (config.draws_per_token, 1 if config.per_image_time else num_predicted)
-        logits = torch.randn(per_draw, generator=random).expand(-1, num_predicted)
-        times.append(torch.sigmoid(config.time_mean + config.time_std * logits))
+        if is_flow:
+            logits = torch.randn(per_draw, generator=random)
+            time = torch.sigmoid(config.time_mean + config.time_std * logits)
+        else:
+            time = torch.randint(0, TRAIN_STEPS, per_draw, generator=random)
+        times.append(time.expand(-1, num_predicted))
         noises.append(torch.randn(config.draws_per_token, num_predicted, channels, generator=random))
-    order = torch.stack(orders)
     return Masking(
-        known_at=order[:, num_predicted:],
-        predicted_at=order[:, :num_predicted],
+        order=torch.stack(orders),
         time=torch.stack(times, dim=1),
         noise=torch.stack(noises, dim=1),
-        dropped=torch.cat(dropped) < config.text_drop,
+        kept=torch.nonzero(torch.cat(drops) >= config.text_drop)[:, 0],
     )
 
 
-def image_errors(student: Student, batch: Mapping[str, Any], masking: Masking) -> torch.Tensor:
-    """Squared velocity error per image, float32 [B]: the mean over draws, hidden tokens and channels.
+def _num_predicted(config: MaskedConfig, step: int, length: int) -> int:
+    if not 0 <= config.mask_min < 1:
+        raise UserError(f"masking: got mask_min {config.mask_min}, allowed: from 0 to below 1")
+    random, share = numpy_draws(config.seed, "mask-ratio", step), -1.0
+    while share < config.mask_min:
+        share = 1 - abs(float(random.normal(0.0, config.mask_spread)))
+    return max(1, math.ceil(share * length))
 
-    A hidden token x becomes x_t = (1 - t) x + t n; its velocity is n - x.
-    Source: flow matching on the straight path, arXiv 2209.03003, eq. 1; per masked token as in arXiv
-    2503.08619, eq. 6.
+
+def image_errors(
+    student: Student, batch: Mapping[str, Any], masking: Masking, variational: bool = False
+) -> torch.Tensor:
+    """Squared error per image, float32 [B]: the mean over draws, hidden tokens and channels.
+
+    A flow head sees x_t = (1 - t) x + t n of token x and noise n, and says n - x; a ddpm head says n.
+    Source: arXiv 2503.08619, eq. 6; the flow's straight path, arXiv 2209.03003, eq. 1.
 
     Args:
         student: transformer and text encoder.
-        masking: from `draw_masking`, for these samples.
         batch: `latents` [B, C, h, w], `text_ids` int [B, T], `text_mask` bool [B, T].
+        masking: from `draw_masking`, for these samples, on the device of the batch.
+        variational: whether to add, for a ddpm head, the term in bits that teaches its variance.
     """
     latents, transformer = batch["latents"], student.transformer
-    patch = transformer.config["patch_size"]
-    tokens = patchify(latents, patch)  # [B, L, d]
-    device = tokens.device
-    known_at, predicted_at = masking.known_at.to(device), masking.predicted_at.to(device)
-    time, noise = masking.time.to(device), masking.noise.to(device)
-    text, text_mask = student.embed_text(batch["text_ids"], batch["text_mask"], masking.dropped.to(device))
+    patch = transformer.shape.patch_size
     grid = (latents.shape[2] // patch, latents.shape[3] // patch)
-    known, target = tokens_at(tokens, known_at), tokens_at(tokens, predicted_at)
-    cond = transformer(known, known_at, predicted_at, text, text_mask, grid)  # [B, P, D]
-    embedded = transformer.head.embed_cond(cond).expand(len(time), -1, -1, -1)
-    noisy = (1 - time[..., None]) * target + time[..., None] * noise
-    velocity = transformer.head(noisy.flatten(0, 2), time.flatten(), embedded.flatten(0, 2))
-    error = velocity.float().view_as(noise) - (noise - target)
-    return error.square().mean(dim=(0, 2, 3))
+    tokens = tokens_at(patchify(latents, patch), masking.order)  # [B, L, d], hidden first
+    num_predicted = masking.noise.shape[2]
+    target, known = tokens[:, :num_predicted], tokens[:, num_predicted:]
+    text, text_mask = student.embed_text(batch["text_ids"], batch["text_mask"], masking.kept)
+    cond = transformer(known, masking.order, text, text_mask, grid)  # [B, P, D]
+    embedded = transformer.head.embed_cond(cond).expand(len(masking.time), -1, -1, -1).flatten(0, 2)
+    if transformer.shape.prediction == "flow":
+        time = masking.time[..., None]
+        noisy, wanted = (1 - time) * target + time * masking.noise, masking.noise - target
+        said, _ = transformer.head(noisy.flatten(0, 2), 1000 * masking.time.flatten(), embedded)
+        return (_wide(said).view_as(wanted) - wanted).square().mean(dim=(0, 2, 3))
+    level = noise_levels(masking.time, masking.noise.dtype)
+    noisy = level.signal * target + level.noise * masking.noise
+    said, variance = transformer.head(noisy.flatten(0, 2), masking.time.flatten(), embedded)
+    said = _wide(said).view_as(noisy)
+    errors = (said - masking.noise).square().mean(dim=-1)
+    if variational:
+        spread = _wide(variance).view_as(noisy)
+        clean = target.expand_as(noisy)
+        errors = errors + variational_bits(clean, noisy, said.detach(), spread, masking.time)
+    return errors.mean(dim=(0, 2))
+
+
+def _wide(x: torch.Tensor) -> torch.Tensor:
+    """The tensor in fp32 or wider: errors are summed up there."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 class MaskedObjective:
@@ -115,8 +166,22 @@ class MaskedObjective:
         self, learner: Student, batch: Mapping[str, Any], step: int
     ) -> tuple[torch.Tensor, dict[str, float]]:
         """Loss of a batch with `latents`, `text_ids`, `text_mask` and `ids` (sample ids)."""
-        latents = batch["latents"]
-        patch = learner.transformer.config["patch_size"]
-        length = latents.shape[2] * latents.shape[3] // patch**2
-        masking = draw_masking(self._config, step, batch["ids"], length, learner.transformer.token_channels)
-        return image_errors(learner, batch, masking).mean(), {}
+        latents, shape, ids = batch["latents"], learner.transformer.shape, batch["ids"]
+        length = latents.shape[2] * latents.shape[3] // shape.patch_size**2
+        masking = draw_masking(self._config, step, ids, length, learner.transformer.head)
+        drops = learner.training and (shape.dropout > 0 or learner.train_text_encoder)
+        seed = draw_key(self._config.seed, "dropout", step, *ids[:1]) if drops else None
+        with _dropout(seed, latents.device):
+            errors = image_errors(learner, batch, masking.to(latents.device), variational=True)
+        return errors.mean(), {}
+
+
+@contextlib.contextmanager
+def _dropout(seed: int | None, device: torch.device) -> Iterator[None]:
+    """Context in which dropout draws from `seed`, so that a resumed run drops what an unbroken one did."""
+    if seed is None:
+        yield
+        return
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield

@@ -1,7 +1,6 @@
 """Recipes of distill: who draws how many pictures."""
 
 from lightgen.ports.nano.emoji import EmojiTeacherConfig, ErrorKnob
-from lightgen.recipes.generate import nano as nano_generate
 from lightgen.stages.distill import DistillConfig, NanoPrompts
 from lightgen.stages.student import StudentTeacherConfig
 
@@ -29,7 +28,7 @@ def student() -> DistillConfig:
     Source: the built-in grammar. Hardware: two cores. Time: about 90 seconds for `nano`.
     """
     return DistillConfig(
-        teacher=StudentTeacherConfig(decode=nano_generate().decode),
+        teacher=StudentTeacherConfig(),
         prompts=NanoPrompts(num=150, seed=1, tags=("counting", "colors", "position", "color_attr")),
         images_per_prompt=4,
         shard_size=50,

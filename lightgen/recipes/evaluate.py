@@ -1,9 +1,7 @@
 """Recipes of evaluate: which prompts, how many pictures, which rules."""
 
-from lightgen.recipes.generate import nano as nano_generate
 from lightgen.stages.distill import NanoPrompts
 from lightgen.stages.evaluate import EvaluateConfig
-from lightgen.stages.student import StudentTeacherConfig
 
 
 def nano_geneval() -> EvaluateConfig:
@@ -15,5 +13,4 @@ def nano_geneval() -> EvaluateConfig:
     return EvaluateConfig(
         prompts=NanoPrompts(num=240, split="test"),
         images_per_prompt=2,
-        student=StudentTeacherConfig(decode=nano_generate().decode),
     )

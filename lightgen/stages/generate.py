@@ -1,18 +1,31 @@
-"""Generate: one prompt becomes pictures in files that remember how they were made."""
+"""Generate: prompts become pictures in files that remember how they were made."""
 
-import re
+import warnings
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from PIL import Image
-from PIL.PngImagePlugin import PngInfo
 
-from lightgen.core.directory import whole_file
+from lightgen.core.config import config_to_dict
 from lightgen.core.errors import UserError
-from lightgen.sampling.decode import DecodeConfig
-from lightgen.stages.checkpoint import NANO, open_checkpoint
-from lightgen.stages.student import StudentGenerator, StudentTeacherConfig
+from lightgen.core.progress import Progress, say
+from lightgen.core.provenance import library_versions
+from lightgen.stages.checkpoint import NANO, load_parts, open_checkpoint, pick_device, require_part
+from lightgen.stages.decoding import (
+    DecodeOverrides,
+    check_settings,
+    check_sides,
+    check_whole,
+    pipeline_arguments,
+)
+from lightgen.stages.picture_files import ContactSheet, picture_paths, write_picture
+from lightgen.stages.pipeline import LightGenPipeline
+from lightgen.stages.prompt_text import PromptCutWarning, check_pair
+
+MAX_PICTURES = 10_000
+_BATCH_PX = 256 * 256
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,80 +33,133 @@ class GenerateConfig:
     """What is drawn.
 
     Attributes:
-        seed: of the first picture; the next ones count up from it.
-        num: how many pictures.
-        height, width: px.
+        seed: of the first picture of each prompt; the next ones count up from it.
+        num: pictures of each prompt.
+        height, width: px; None = the model's own side.
+        preset: exact, balanced or fast; None = exact.
+        overrides: what differs from the preset.
+        negative_prompt: what to stay away from, for all prompts; None = the learned "no text".
+        batch_size: most pictures at once, of 256 px; of larger ones, as many fewer.
     """
 
     seed: int = 0
     num: int = 1
-    height: int = 128
-    width: int = 128
-    decode: DecodeConfig = field(default_factory=DecodeConfig)
+    height: int | None = None
+    width: int | None = None
+    preset: str | None = None
+    overrides: DecodeOverrides = field(default_factory=DecodeOverrides)
+    negative_prompt: str | None = None
+    batch_size: int = 8
 
 
 def generate(
-    config: GenerateConfig, prompt: str, out: str | Path | None = None, model: str | Path = NANO
+    config: GenerateConfig,
+    prompts: str | Sequence[str],
+    out: str | Path | None = None,
+    model: str | Path = NANO,
+    grid: str | Path | None = None,
 ) -> list[Path]:
-    """Paths of the PNG files, written whole; each names prompt, seed, model and settings in its text chunks.
+    """Paths of the PNG files, written whole as they come; text chunks say how each was made.
+
+    The picture of a prompt and seed does not depend on what else is drawn.
 
     Args:
         config: how many, how large, and how they are decoded.
-        prompt: what to draw.
+        prompts: what to draw.
         out: a file name (numbered where there are several pictures), a directory (existing, or ending in a
-            slash), or None for a file named after the prompt.
+            slash), or None for files named after their prompts.
         model: checkpoint directory, or `nano`.
+        grid: file name of a contact sheet, a row for each prompt; it is the last of the paths.
 
     Raises:
-        UserError: a model or size that cannot be used.
+        UserError: a prompt, setting, model, size or file name that cannot be used.
     """
-    if config.num < 1 or not prompt.strip():
-        raise UserError(
-            f"generate: got {config.num} pictures of {prompt!r}, allowed: at least one, of some text"
-        )
-    checkpoint = open_checkpoint(model)
-    generator = StudentGenerator(StudentTeacherConfig(decode=config.decode, precision="fp32"), checkpoint)
+    texts, _ = check_pair(prompts, config.negative_prompt)
+    if len(set(texts)) < len(texts):
+        again = next(text for text in texts if texts.count(text) > 1)
+        raise UserError(f"generate: got {again[:60]!r} twice, allowed: each prompt once, with --num for more")
+    check_settings(config.preset, config.overrides)
+    check_whole("num", config.num, 1, max(1, MAX_PICTURES // len(texts)))
+    check_whole("batch_size", config.batch_size, 1, MAX_PICTURES)
     seeds = [config.seed + k for k in range(config.num)]
-    images = generator.generate([prompt] * config.num, seeds, config.height, config.width)
-    written = []
-    for seed, path, image in zip(seeds, _paths(prompt, out, seeds), images, strict=True):
-        facts = {
-            "prompt": prompt,
-            "seed": seed,
-            "model": str(model) if str(model) == NANO else checkpoint.path.resolve().name,
-            "model_digest": checkpoint.digest,
-            "steps": config.decode.num_iterations,
-            "head_steps": config.decode.num_head_steps,
-            "guidance_scale": config.decode.guidance_scale,
-            "temperature": config.decode.temperature,
-        }
-        _write_png(path, image, {name: str(value) for name, value in facts.items()})
-        written.append(path)
+    paths = picture_paths(texts, seeds, out)
+    _check_grid(grid, paths)
+    checkpoint = require_part(open_checkpoint(model), "transformer")
+    pipeline = LightGenPipeline.from_parts(load_parts(checkpoint.path)).to(pick_device())
+    height, width = pipeline.default_size
+    height, width = config.height or height, config.width or width
+    check_sides(height, width, pipeline.unit)
+    sheet = None if grid is None else ContactSheet(len(texts), config.num, height, width)
+    facts = {
+        "negative_prompt": config.negative_prompt,
+        "model": str(model) if str(model) == NANO else checkpoint.path.resolve().name,
+        "model_digest": checkpoint.digest,
+        "height": height,
+        "width": width,
+        **_settings(config, pipeline),
+        "lightgen_version": library_versions().get("lightgen", "unknown"),
+    }
+    with Progress("generate", len(texts) * config.num, "pictures") as progress:
+        for row, column, image in _draw(pipeline, config, texts, seeds, (height, width)):
+            own = {"prompt": texts[row], "seed": seeds[column]}
+            write_picture(paths[row][column], image, own | facts)
+            if sheet is not None:
+                sheet.put(row, column, image)
+            progress.advance()
+    written = [path for row in paths for path in row]
+    if grid is not None and sheet is not None:
+        write_picture(Path(grid), sheet.image, {"prompts": texts, "seeds": seeds} | facts)
+        written.append(Path(grid))
     return written
 
 
-def _paths(prompt: str, out: str | Path | None, seeds: list[int]) -> list[Path]:
-    stem = re.sub(r"[^a-z0-9]+", "-", prompt.lower()).strip("-")[:60] or "picture"
-    if out is None:
-        target = Path(f"{stem}-{seeds[0]}.png")
-    elif Path(out).is_dir() or str(out).endswith(("/", "\\")):
-        target = Path(out) / f"{stem}-{seeds[0]}.png"
-    else:
-        target = Path(out)
-    if target.suffix.lower() != ".png":
-        raise UserError(
-            f"--out: got {str(out)!r}, allowed: a name ending in .png, or a directory ending in /"
-        )
-    if len(seeds) == 1:
-        return [target]
-    base = target.stem.removesuffix(f"-{seeds[0]}")
-    return [target.with_name(f"{base}-{seed}.png") for seed in seeds]
+def _draw(
+    pipeline: LightGenPipeline,
+    config: GenerateConfig,
+    texts: list[str],
+    seeds: list[int],
+    size: tuple[int, int],
+) -> Iterator[tuple[int, int, np.ndarray]]:
+    """(Prompt, seed, image uint8 [H, W, 3]), the first two as indices; drawn in batches of bounded size."""
+    negatives = [] if config.negative_prompt is None else [config.negative_prompt]
+    for note in pipeline.cut_notes(texts, negatives):
+        say(note)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", PromptCutWarning)  # it was said
+        features, mask, negative, negative_mask = pipeline.encode_prompt(texts, config.negative_prompt)
+    settings = pipeline_arguments(pipeline.resolve(config.preset, config.overrides))
+    places = [(row, column) for row in range(len(texts)) for column in range(len(seeds))]
+    step = max(1, min(config.batch_size, config.batch_size * _BATCH_PX // (size[0] * size[1])))
+    for start in range(0, len(places), step):
+        chosen = places[start : start + step]
+        rows = [row for row, _ in chosen]
+        pixels = pipeline(
+            height=size[0],
+            width=size[1],
+            seeds=[seeds[column] for _, column in chosen],
+            prompt_embeds=features[rows],
+            prompt_attention_mask=mask[rows],
+            negative_prompt_embeds=negative,
+            negative_prompt_attention_mask=negative_mask,
+            output_type="np",
+            return_dict=False,
+            **settings,
+        )[0]
+        for (row, column), image in zip(chosen, np.rint(pixels * 255).astype(np.uint8), strict=True):
+            yield row, column, image
 
 
-def _write_png(path: Path, image: np.ndarray, facts: dict[str, str]) -> None:
-    info = PngInfo()
-    for name, value in facts.items():
-        info.add_itxt(name, value)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with whole_file(path) as temporary:
-        Image.fromarray(image).save(temporary, "PNG", pnginfo=info)
+def _settings(config: GenerateConfig, pipeline: LightGenPipeline) -> dict[str, Any]:
+    """Preset and every setting of the decoder."""
+    return {
+        "preset": config.preset or "exact",
+        **config_to_dict(pipeline.resolve(config.preset, config.overrides)),
+    }
+
+
+def _check_grid(grid: str | Path | None, paths: list[list[Path]]) -> None:
+    if grid is None:
+        return
+    taken = {path.resolve() for row in paths for path in row}
+    if Path(grid).suffix.lower() != ".png" or Path(grid).resolve() in taken:
+        raise UserError(f"--grid: got {str(grid)!r}, allowed: a name ending in .png that no picture has")

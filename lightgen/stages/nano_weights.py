@@ -20,7 +20,7 @@ from lightgen.stages.distill import DistillConfig, distill
 from lightgen.stages.encode import EncodeConfig, encode
 from lightgen.stages.export import export_nano
 from lightgen.stages.journal import Journal
-from lightgen.stages.pipeline import to_uint8
+from lightgen.stages.pixels import to_uint8
 from lightgen.stages.self_test import render_share
 from lightgen.stages.train import TrainConfig, train
 

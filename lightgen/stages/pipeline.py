@@ -1,8 +1,9 @@
 """The student as a diffusers pipeline: text to images by masked decoding."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -13,19 +14,34 @@ from PIL import Image
 from transformers import PreTrainedTokenizerBase, T5EncoderModel
 
 from lightgen.core.errors import UserError
-from lightgen.models.transformer import LightGenTransformer, unpatchify
+from lightgen.models.tokens import unpatchify
+from lightgen.models.transformer import LightGenTransformer
 from lightgen.ports.autoencoder import DiffusersAutoencoder
-from lightgen.sampling.decode import Condition, DecodeConfig, decode_tokens
-from lightgen.stages.checkpoint import NANO, Parts, forget_origin, load_parts, open_checkpoint
+from lightgen.sampling.decode import DecodeConfig, Texts, decode_tokens
+from lightgen.stages.checkpoint import NANO, Parts, forget_origin, load_parts
+from lightgen.stages.decoding import DecodeOverrides, check_sides, check_whole, pick_seeds, resolve
+from lightgen.stages.edit import EditConfig
+from lightgen.stages.edit_batch import edit_batch
+from lightgen.stages.hub import folder_of
+from lightgen.stages.lora import lora_names
+from lightgen.stages.lora_methods import LoraMethods
+from lightgen.stages.pipeline_hooks import StepCallback, counted, iteration_hook, wake
+from lightgen.stages.pixels import OutputType, check_output_type, to_output
+from lightgen.stages.prompt_features import PromptFeatures, count_prompts, texts_at, texts_of
+from lightgen.stages.prompt_text import check_pair, cut_notes, warn_of_cuts
 
-OutputType = Literal["pil", "np", "pt", "latent"]
-StepCallback = Callable[[Any, int, int, dict[str, torch.Tensor]], dict[str, torch.Tensor] | None]
+# Shapes: N prompts, B images, T text tokens, F width of the text encoder, L tokens of an image, d channels.
+
+Generators = torch.Generator | Sequence[torch.Generator]
+MAX_IMAGES = 4096
 
 
-class LightGenPipeline(DiffusionPipeline):
+class LightGenPipeline(LoraMethods, DiffusionPipeline):
     """Text-to-image pipeline; an image depends on its prompt, settings and seed, not on its batch."""
 
     model_cpu_offload_seq = "text_encoder->transformer->vae"
+    _exclude_from_cpu_offload = ["transformer"]  # of the sequential kind, which knows no door but `forward`
+    _callback_tensor_inputs = ("tokens",)
 
     def __init__(
         self,
@@ -40,6 +56,7 @@ class LightGenPipeline(DiffusionPipeline):
         )
         self.transformer, self.vae = transformer, vae
         self.text_encoder, self.tokenizer = text_encoder, tokenizer
+        self._interrupt = False
         self.set_progress_bar_config(disable=True)
 
     @classmethod
@@ -49,166 +66,255 @@ class LightGenPipeline(DiffusionPipeline):
 
     @classmethod
     def from_pretrained(  # pyright: ignore[reportIncompatibleMethodOverride]
-        cls, pretrained_model_name_or_path: str | Path = NANO, torch_dtype: torch.dtype | None = None
+        cls,
+        pretrained_model_name_or_path: str | Path = NANO,
+        torch_dtype: torch.dtype | None = None,
+        revision: str | None = None,
+        cache_dir: str | Path | None = None,
+        local_files_only: bool = False,
     ) -> Self:
-        """Pipeline of a checkpoint directory, of one that `save_pretrained` wrote, or of the word `nano`.
+        """Pipeline of a folder, of the word `nano`, or of a repository on the Hugging Face Hub.
+
+        Args:
+            pretrained_model_name_or_path: checkpoint directory, folder that `save_pretrained` wrote, `nano`,
+                or `owner/name`, which is downloaded unless such a folder is here. Only safetensors, configs
+                and vocabularies are ever read.
+            torch_dtype: of all weights; None = fp32.
+            revision: branch, tag or commit of the repository.
+            cache_dir: where downloads are kept.
+            local_files_only: download nothing.
 
         Raises:
-            UserError: it is missing, damaged, or lacks a part; nothing is ever downloaded.
+            UserError: it is missing, damaged, or lacks a part.
         """
-        folder = Path(pretrained_model_name_or_path)
-        if (
-            str(folder) == NANO
-            or not (folder / "model_index.json").is_file()
-            or (folder / "manifest.json").is_file()
-        ):
-            folder = open_checkpoint(pretrained_model_name_or_path).path
-        parts = load_parts(folder)
+        parts = load_parts(folder_of(pretrained_model_name_or_path, revision, cache_dir, local_files_only))
         if torch_dtype is not None:
             parts.cast(torch_dtype)
         return cls.from_parts(parts)
 
     def save_pretrained(self, save_directory: str | Path, **arguments: Any) -> None:  # noqa: ANN401
-        """Write all parts in the diffusers layout; arguments as of DiffusionPipeline."""
+        """Write all parts in the diffusers layout; arguments as of DiffusionPipeline.
+
+        Raises:
+            UserError: a LoRA is loaded, which the transformer's files have no place for.
+        """
+        names = lora_names(self.transformer)
+        if names:
+            raise UserError(
+                f"save_pretrained: got a loaded LoRA, {names[0]!r}, allowed: none; fuse_lora() keeps it, "
+                "unload_lora_weights() drops it"
+            )
         super().save_pretrained(save_directory, **arguments)
         forget_origin(Path(save_directory))
+
+    @property
+    def interrupt(self) -> bool:
+        """Whether decoding ends after the iteration at hand; each call begins with False."""
+        return self._interrupt
+
+    @interrupt.setter
+    def interrupt(self, value: bool) -> None:
+        """Ask for it."""
+        self._interrupt = value
 
     @torch.no_grad()
     def __call__(
         self,
-        prompt: str | Sequence[str],
-        height: int = 128,
-        width: int = 128,
-        num_inference_steps: int = 16,
-        num_head_steps: int = 12,
-        guidance_scale: float = 3.0,
+        prompt: str | Sequence[str] | None = None,
+        height: int | None = None,
+        width: int | None = None,
+        num_inference_steps: int | None = None,
+        num_head_steps: int | None = None,
+        guidance_scale: float | None = None,
         negative_prompt: str | Sequence[str] | None = None,
         num_images_per_prompt: int = 1,
-        generator: torch.Generator | Sequence[torch.Generator] | None = None,
+        generator: Generators | None = None,
         seeds: Sequence[int] | None = None,
-        temperature: float = 1.0,
-        guidance_rise: float = 0.0,
+        preset: str | None = None,
+        last_head_steps: int | None = None,
+        solver: str | None = None,
+        guidance_rise: float | None = None,
+        guidance_interval: tuple[float, float] | None = None,
+        temperature: float | None = None,
+        refresh_every: int | None = None,
+        spacing: str | None = None,
+        image: Any = None,  # noqa: ANN401
+        mask_image: Any = None,  # noqa: ANN401
+        strength: float = 1.0,
+        padding_mask_crop: int | None = None,
+        feather: int = 0,
+        prompt_embeds: torch.Tensor | None = None,
+        prompt_attention_mask: torch.Tensor | None = None,
+        negative_prompt_embeds: torch.Tensor | None = None,
+        negative_prompt_attention_mask: torch.Tensor | None = None,
         output_type: OutputType = "pil",
-        callback_on_step_end: StepCallback | None = None,
         return_dict: bool = True,
+        callback_on_step_end: StepCallback | None = None,
+        callback_on_step_end_tensor_inputs: Sequence[str] = ("tokens",),
     ) -> ImagePipelineOutput | tuple[Any]:
         """Images of the prompts, those of one prompt side by side.
 
         Args:
             prompt: one text or several.
-            height: in pixels, a multiple of the autoencoder's stride times the patch size.
+            height: px, a multiple of `unit`; None = the model's own, or that of `image`, which may be any.
             width: as height.
-            num_inference_steps: iterations of masked decoding.
-            num_head_steps: flow steps of the head within each.
+            num_inference_steps: iterations of masked decoding. None here and below = what the preset says.
+            num_head_steps: steps of the head for each token.
             guidance_scale: weight of the text; 1 = none beyond the conditional model.
-            negative_prompt: what to stay away from, in place of the learned "no text".
+            negative_prompt: what to stay away from, in place of the learned "no text"; may be empty.
             num_images_per_prompt: images of each prompt.
             generator: one, and image k takes the seed `initial_seed() + k`; or one per image. Its state is
                 neither read nor changed.
             seeds: one per image, instead of generators; without either they are 0, 1, 2 and so on.
-            temperature: factor on the start noise of each token.
+            preset: exact, balanced or fast; None = exact.
+            last_head_steps: steps of the head in the last iteration, reached evenly from `num_head_steps`.
+            solver: of the head: ancestral (ddpm checkpoints), ddim or dpm++.
             guidance_rise: share of the scale that grows with the known share of tokens.
-            output_type: pil images; np [B, H, W, 3] or pt [B, 3, H, W], float in [0, 1]; or latent.
-            callback_on_step_end: called after each iteration with (pipeline, i, i, {"tokens": [B, L, d]}).
+            guidance_interval: (from, to), the shares of the head's noise between which there is guidance.
+            temperature: factor on the noise of each token.
+            refresh_every: iterations from one full pass of the trunk to the next.
+            spacing: of a ddpm head's steps: even or stride.
+            image: to edit, PIL, array [H, W, 3] or tensor [3, H, W], uint8 or in [0, 1]; one, or one per
+                prompt. Where the mask is black, it comes back bit-identical.
+            mask_image: of the image's size, white (1, True) where to paint; None = everywhere.
+            strength: share of the tokens under the mask that are drawn anew.
+            padding_mask_crop: px around the mask; that part alone is seen, enlarged to the model's own size.
+            feather: px inside the mask over which the new pixels fade in.
+            prompt_embeds: instead of texts, features [N, T, F], as from `encode_prompt`.
+            prompt_attention_mask: [N, T], 1 = real token; None = all are.
+            negative_prompt_embeds: features [N or 1, T, F].
+            negative_prompt_attention_mask: as prompt_attention_mask.
+            output_type: pil images; np [B, H, W, 3] or pt [B, 3, H, W], float in [0, 1]; or latent, for
+                `decode_latents`.
             return_dict: whether to wrap the images in an ImagePipelineOutput.
+            callback_on_step_end: called after each iteration with (pipeline, i, i, {"tokens": [B, L, d]}); it
+                may return other tokens, and set `interrupt` to end here.
+            callback_on_step_end_tensor_inputs: what it is given: `tokens`, or nothing.
 
         Raises:
-            UserError: a size, seed count or output type that is not allowed.
+            UserError: an argument that is not allowed.
         """
-        texts = [prompt] if isinstance(prompt, str) else list(prompt)
-        texts = [text for text in texts for _ in range(num_images_per_prompt)]
-        autoencoder = DiffusersAutoencoder(self.vae)
-        patch: int = self.transformer.config["patch_size"]
-        unit = autoencoder.stride * patch
-        if not texts or height < unit or width < unit or height % unit or width % unit:
-            got = f"{len(texts)} prompts, {width}x{height} px"
-            raise UserError(
-                f"pipeline: got {got}, allowed: at least one prompt, sides in multiples of {unit} px"
-            )
-        if output_type not in ("pil", "np", "pt", "latent"):
-            raise UserError(f"output_type: got {output_type!r}, allowed: 'pil', 'np', 'pt', 'latent'")
-        config = DecodeConfig(
+        overrides = DecodeOverrides(
             num_iterations=num_inference_steps,
             num_head_steps=num_head_steps,
+            last_head_steps=last_head_steps,
+            solver=solver,  # pyright: ignore[reportArgumentType]
             guidance_scale=guidance_scale,
             guidance_rise=guidance_rise,
+            guidance_interval=guidance_interval,
             temperature=temperature,
+            refresh_every=refresh_every,
+            spacing=spacing,  # pyright: ignore[reportArgumentType]
         )
-        grid = (height // unit, width // unit)
-        condition = self._condition(texts, negative_prompt, num_images_per_prompt)
-        on_iteration = self._step_callback(callback_on_step_end)
-        chosen = _seeds(len(texts), generator, seeds)
-        tokens = decode_tokens(self.transformer, condition, chosen, grid, config, on_iteration=on_iteration)
-        latents = unpatchify(tokens, patch, grid)
-        images = latents if output_type == "latent" else _convert(autoencoder.decode(latents), output_type)
+        config = self.resolve(preset, overrides)
+        edit = EditConfig(strength=strength, crop=padding_mask_crop, feather=feather)
+        edit.check(has_image=image is not None, has_mask=mask_image is not None)
+        check_output_type(output_type)
+        check_whole("num_images_per_prompt", num_images_per_prompt, 1, MAX_IMAGES)
+        embeds = {
+            "prompt_embeds": prompt_embeds,
+            "prompt_attention_mask": prompt_attention_mask,
+            "negative_prompt_embeds": negative_prompt_embeds,
+            "negative_prompt_attention_mask": negative_prompt_attention_mask,
+        }
+        num_prompts = count_prompts(prompt, negative_prompt, embeds, self.transformer.config)
+        chosen = pick_seeds(num_prompts * num_images_per_prompt, generator, seeds)
+        tall, wide = self.default_size
+        edits, size = None, (tall if height is None else height, wide if width is None else width)
+        if image is not None:
+            edits = edit_batch(image, mask_image, num_prompts, chosen, self.unit, tall * wide, edit)
+            size = edits.size(height, width, output_type, self.unit)
+        grid = check_sides(*size, self.unit)
+        on_iteration = iteration_hook(self, callback_on_step_end, callback_on_step_end_tensor_inputs)
+        self._interrupt = False
+        if edits is not None and edits.is_idle():
+            images = edits.finish(output_type)
+        else:
+            if prompt is None:
+                features = PromptFeatures.given(embeds, self.transformer.config)
+            else:
+                features = PromptFeatures(*self.encode_prompt(prompt, negative_prompt))
+            wake(self.transformer)
+            texts = texts_of(self.transformer, features, num_images_per_prompt, self._execution_device)
+            decode = partial(self._decode, texts, chosen, config, on_iteration)
+            patch = self.transformer.config["patch_size"]
+            if edits is None:
+                latents = unpatchify(decode(range(len(chosen)), grid), patch, grid)
+                images = latents if output_type == "latent" else self.decode_latents(latents, output_type)
+            else:
+                painted = edits.paint(DiffusersAutoencoder(self.vae), patch, decode, self._execution_device)
+                images = edits.finish(output_type, painted)
         self.maybe_free_model_hooks()
         if return_dict:
             return ImagePipelineOutput(images=images)  # pyright: ignore[reportArgumentType]
         return (images,)
 
-    def _condition(self, texts: list[str], negative: str | Sequence[str] | None, repeats: int) -> Condition:
-        """Text of each image, and what stands for no text."""
-        device, count = self._execution_device, len(texts)
-        if negative is not None:
-            others = (
-                [negative] * count
-                if isinstance(negative, str)
-                else [t for t in negative for _ in range(repeats)]
-            )
-            if len(others) != count:
-                raise UserError(
-                    f"negative_prompt: got {len(others)} for {count} images, allowed: one, or one per prompt"
-                )
-            texts = texts + others
-        # few lengths, so that an image mostly meets the same shapes alone and among others
-        out = self.tokenizer(texts, padding=True, pad_to_multiple_of=8, truncation=True, return_tensors="pt")
-        ids = out["input_ids"].to(device)  # pyright: ignore[reportAttributeAccessIssue]
-        mask = out["attention_mask"].bool().to(device)  # pyright: ignore[reportAttributeAccessIssue]
-        features = self.text_encoder(input_ids=ids, attention_mask=mask).last_hidden_state
-        keep = torch.zeros(count, dtype=torch.bool, device=device)
-        text, text_mask = self.transformer.embed_text(features[:count], mask[:count], keep)
-        if negative is None:
-            null, null_mask = self.transformer.embed_text(features[:count], mask[:count], ~keep)
-        else:
-            null, null_mask = self.transformer.embed_text(features[count:], mask[count:], keep)
-        return Condition(text=text, text_mask=text_mask, null_text=null, null_mask=null_mask)
+    @torch.no_grad()
+    def encode_prompt(
+        self, prompt: str | Sequence[str], negative_prompt: str | Sequence[str] | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
+        """What `__call__` takes as prompt_embeds, prompt_attention_mask and the same of negative prompts.
 
-    def _step_callback(self, callback: StepCallback | None) -> Callable[[int, torch.Tensor], None] | None:
-        if callback is None:
-            return None
+        A text of more tokens than the model takes is cut with a PromptCutWarning that says what is lost.
 
-        def on_iteration(iteration: int, tokens: torch.Tensor) -> None:
-            changed = (callback(self, iteration, iteration, {"tokens": tokens}) or {}).get("tokens")
-            if changed is not None and changed is not tokens:
-                tokens.copy_(changed)
+        Raises:
+            UserError: a text that is not allowed.
+        """
+        prompts, others = check_pair(prompt, negative_prompt)
+        warn_of_cuts(self.cut_notes(prompts, others))
+        found = PromptFeatures.encoded(
+            (prompts, others), self.tokenizer, self.text_encoder, self._limits(), self._execution_device
+        )
+        return found.prompt, found.mask, found.negative, found.negative_mask
 
-        return on_iteration
+    def cut_notes(self, prompts: Sequence[str], negative_prompts: Sequence[str] = ()) -> list[str]:
+        """One line for each text that is too long: how many tokens it has, and which words are cut."""
+        limit, _ = self._limits()
+        notes = cut_notes(self.tokenizer, prompts, limit, "prompt")
+        return notes + cut_notes(self.tokenizer, negative_prompts, limit, "negative prompt")
 
+    @torch.no_grad()
+    def decode_latents(
+        self, latents: torch.Tensor, output_type: OutputType = "pil"
+    ) -> list[Image.Image] | np.ndarray | torch.Tensor:
+        """Images (pil, np or pt) of latents [B, C, h, w] as `output_type="latent"` gives them."""
+        return to_output(DiffusersAutoencoder(self.vae).decode(latents), output_type)
 
-def to_uint8(pixels: torch.Tensor) -> np.ndarray:
-    """Images uint8 [B, H, W, 3] of pixels [B, 3, H, W] in [-1, 1]."""
-    scaled = (pixels.float().clamp(-1, 1) + 1).mul(127.5).round()
-    return scaled.to(torch.uint8).permute(0, 2, 3, 1).contiguous().cpu().numpy()
+    @property
+    def unit(self) -> int:
+        """Pixels that a token covers on each side."""
+        return DiffusersAutoencoder(self.vae).stride * self.transformer.config["patch_size"]
 
+    @property
+    def default_size(self) -> tuple[int, int]:
+        """(Height, width) in px of the images that the model is made for."""
+        side = self.transformer.config["sample_size"] * DiffusersAutoencoder(self.vae).stride
+        return side, side
 
-def _convert(pixels: torch.Tensor, output_type: OutputType) -> list[Image.Image] | np.ndarray | torch.Tensor:
-    if output_type == "pil":
-        return [Image.fromarray(image) for image in to_uint8(pixels)]
-    unit = (pixels.float() + 1) / 2
-    return unit if output_type == "pt" else unit.permute(0, 2, 3, 1).cpu().numpy()
+    def resolve(self, preset: str | None, overrides: DecodeOverrides) -> DecodeConfig:
+        """Every setting of the decoder; see `lightgen.stages.decoding.resolve`."""
+        return resolve(self.transformer.config["prediction"], preset, overrides)
 
+    def _limits(self) -> tuple[int, int | None]:
+        """Most tokens of a text, and how many it is filled up to where the model attends to the filling."""
+        most: int = self.transformer.config["text_length"]
+        limit = min(most, self.tokenizer.model_max_length)
+        return limit, None if self.transformer.config["text_masked"] else most
 
-def _seeds(
-    count: int, generator: torch.Generator | Sequence[torch.Generator] | None, seeds: Sequence[int] | None
-) -> list[int]:
-    """One seed per image."""
-    if generator is not None and seeds is not None:
-        raise UserError("pipeline: got generator and seeds, allowed: one of them")
-    if isinstance(generator, torch.Generator):
-        return [generator.initial_seed() + k for k in range(count)]
-    if generator is not None:
-        seeds = [each.initial_seed() for each in generator]
-    found = list(range(count)) if seeds is None else [int(seed) for seed in seeds]
-    if len(found) != count:
-        raise UserError(f"pipeline: got {len(found)} seeds for {count} images, allowed: one per image")
-    return found
+    def _decode(
+        self,
+        texts: Texts,
+        seeds: Sequence[int],
+        config: DecodeConfig,
+        on_iteration: Callable[[int, torch.Tensor], bool],
+        chosen: Sequence[int],
+        grid: tuple[int, int],
+        known: torch.Tensor | None = None,
+        known_mask: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Tokens [B, L, d] of the chosen of the images; other arguments as of `decode_tokens`."""
+        wake(self.transformer)
+        here = (texts_at(texts, chosen), [seeds[i] for i in chosen], grid, config, known, known_mask)
+        total = min(config.num_iterations, grid[0] * grid[1])
+        with self.progress_bar(total=total) as bar:  # pyright: ignore[reportCallIssue]
+            return decode_tokens(self.transformer, *here, counted(bar, on_iteration))

@@ -10,8 +10,9 @@ import torch
 
 from lightgen.core.artifact import Artifact
 from lightgen.core.errors import UserError
-from lightgen.sampling.decode import DecodeConfig
+from lightgen.sampling.presets import PresetName
 from lightgen.stages.checkpoint import cast, load_parts, open_checkpoint, pick_device, require_part
+from lightgen.stages.decoding import DecodeOverrides, pipeline_arguments
 from lightgen.stages.pipeline import LightGenPipeline
 
 
@@ -20,11 +21,13 @@ class StudentTeacherConfig:
     """How a student draws; which student, the start checkpoint says.
 
     Attributes:
-        decode: iterations, steps and guidance.
+        preset: how tokens are decoded.
+        overrides: what differs from the preset.
         precision: of text encoder and transformer; the autoencoder stays in fp32.
     """
 
-    decode: DecodeConfig = field(default_factory=DecodeConfig)
+    preset: PresetName = "exact"
+    overrides: DecodeOverrides = field(default_factory=DecodeOverrides)
     precision: Literal["bf16", "fp32"] = "bf16"
 
 
@@ -59,23 +62,28 @@ class StudentGenerator:
     ) -> np.ndarray:
         """Images uint8 [B, height, width, 3], one per prompt and seed.
 
+        Args:
+            prompts: one text per image.
+            seeds: one per image.
+            height: px.
+            width: px.
+            source: uint8 [B, height, width, 3], images to edit; comes with `mask` or not at all.
+            mask: bool [B, height, width], True = to be repainted; all else comes back bit-identical.
+
         Raises:
-            UserError: a size that the model does not make, or a source or mask.
+            UserError: a size that the model does not make, or a source without a mask or the other way round.
         """
-        if source is not None or mask is not None:
-            raise UserError("student: got a source or mask to edit, allowed: text prompts only")
-        decode = self.config.decode
+        if (source is None) != (mask is None):
+            raise UserError("student: got a source or mask alone, allowed: both or neither")
         pixels = self._pipeline(
             list(prompts),
             height=height,
             width=width,
-            num_inference_steps=decode.num_iterations,
-            num_head_steps=decode.num_head_steps,
-            guidance_scale=decode.guidance_scale,
-            guidance_rise=decode.guidance_rise,
-            temperature=decode.temperature,
             seeds=seeds,
+            image=source,
+            mask_image=mask,
             output_type="np",
             return_dict=False,
+            **pipeline_arguments(self._pipeline.resolve(self.config.preset, self.config.overrides)),
         )[0]
         return np.rint(pixels * 255).astype(np.uint8)

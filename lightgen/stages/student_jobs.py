@@ -1,5 +1,6 @@
 """Training a student: the masked and the preference objective, on latents, from a start checkpoint."""
 
+import copy
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from lightgen.core.errors import UserError
 from lightgen.data.latents import LatentShards
 from lightgen.data.order import sample_ids
 from lightgen.data.pairs import count_pairs, pair
+from lightgen.models.shape import TransformerConfig
 from lightgen.models.student import Student
 from lightgen.models.transformer import LightGenTransformer
 from lightgen.objectives.dpo import DPOObjective
@@ -28,8 +30,9 @@ from lightgen.stages.checkpoint import (
     pick_device,
     require_part,
 )
+from lightgen.stages.lora import add_lora, fuse_lora, lora_names, save_lora
 from lightgen.stages.pipeline import LightGenPipeline
-from lightgen.stages.tasks import DPOTask, Job, PretrainTask, TransformerConfig
+from lightgen.stages.tasks import DPOTask, Job, PretrainTask
 from lightgen.training.fit import FitConfig
 
 
@@ -44,8 +47,14 @@ def pretrain_job(task: PretrainTask, fit: FitConfig, inputs: Sequence[str | Path
     if task.model is None:
         transformer = load_transformer(require_part(start, "transformer").path / "transformer")
     else:
-        transformer = _new_transformer(task.model, latents.channels, text.dim, task.seed)
+        transformer = _new_transformer(task.model, latents, text, task.seed)
     _check_grid(transformer, latents)
+    if task.lora is not None:
+        if task.model is not None or task.train_text_encoder:
+            raise UserError("lora: got a new model or a text encoder to train, allowed: a start as it is")
+        add_lora(transformer, task.lora.rank, task.lora.alpha, task.lora.targets, task.seed)
+    if task.gradient_checkpointing:
+        transformer.enable_gradient_checkpointing()
     student = Student(transformer, text.encoder, task.train_text_encoder)
 
     def batches(step: int) -> dict[str, Any]:
@@ -130,17 +139,18 @@ def _start_text_encoder(start: Artifact) -> T5TextEncoder:
 
 
 def _new_transformer(
-    config: TransformerConfig, channels: int, text_width: int, seed: int
+    config: TransformerConfig, latents: LatentShards, text: T5TextEncoder, seed: int
 ) -> LightGenTransformer:
+    shape = dataclasses.replace(
+        config, latent_channels=latents.channels, text_width=text.dim, text_length=text.max_length
+    )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(draw_key(seed, "transformer-weights"))
-        return LightGenTransformer(
-            latent_channels=channels, text_width=text_width, **dataclasses.asdict(config)
-        )
+        return LightGenTransformer(**dataclasses.asdict(shape))
 
 
 def _check_grid(transformer: LightGenTransformer, latents: LatentShards) -> None:
-    patch, channels = transformer.config["patch_size"], transformer.config["latent_channels"]
+    patch, channels = transformer.shape.patch_size, transformer.shape.latent_channels
     found = latents.shape(0)
     if found[0] != channels or found[1] % patch or found[2] % patch:
         raise UserError(
@@ -158,9 +168,17 @@ def _tokenize(text: T5TextEncoder, rows: Sequence[Mapping[str, Any]]) -> dict[st
 
 
 def _save_student(folder: Path, student: Student, text: T5TextEncoder, start: Artifact) -> None:
-    """All four parts; the autoencoder byte for byte as in the start, so that its latents stay valid."""
+    """All four parts; the autoencoder byte for byte as in the start, so that its latents stay valid.
+
+    A student with LoRA is saved twice: the additions alone in `lora/`, and a transformer that holds them.
+    """
+    transformer = student.transformer
+    if lora_names(transformer):
+        save_lora(transformer, folder / "lora")
+        transformer = copy.deepcopy(transformer)
+        fuse_lora(transformer)
     parts = Parts(
-        transformer=student.transformer,
+        transformer=transformer,
         vae=load_autoencoder(start.path / "vae").vae,
         text_encoder=text.encoder,
         tokenizer=text.tokenizer,

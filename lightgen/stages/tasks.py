@@ -9,27 +9,16 @@ from torch import nn
 
 from lightgen.core.artifact import Artifact
 from lightgen.data.pairs import How
+from lightgen.models.shape import TransformerConfig
 from lightgen.objectives.detection import DetectionConfig
 from lightgen.objectives.dpo import DPOConfig
 from lightgen.objectives.masked import MaskedConfig
 from lightgen.objectives.reconstruction import ReconstructionConfig
 from lightgen.ports.nano.world import CLASSES, COLORS
+from lightgen.stages.lora import LoraConfig
 from lightgen.training.fit import Objective
 
 Dtype = Literal["fp32", "fp16"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class TransformerConfig:
-    """Shape of a new `LightGenTransformer`; latent channels and text width follow from its data and text."""
-
-    patch_size: int = 2
-    width: int = 256
-    num_heads: int = 8
-    encoder_layers: int = 4
-    decoder_layers: int = 6
-    head_width: int = 256
-    head_layers: int = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,9 +26,12 @@ class PretrainTask:
     """The masked objective on latents.
 
     Attributes:
-        model: shape of a new transformer; None goes on with that of the start.
+        model: shape of a new transformer, whose latent channels and text width and length follow from data
+            and text encoder; None goes on with that of the start.
         text_encoder: that of the start, or a new one.
         train_text_encoder: whether it learns too.
+        lora: small additions learn in place of the weights of the start; None = the weights.
+        gradient_checkpointing: whether blocks compute their inner values twice to save memory.
         seed: of new weights.
     """
 
@@ -47,6 +39,8 @@ class PretrainTask:
     model: TransformerConfig | None = None
     text_encoder: Literal["start", "new"] = "start"
     train_text_encoder: bool = False
+    lora: LoraConfig | None = None
+    gradient_checkpointing: bool = False
     seed: int = 0
 
 

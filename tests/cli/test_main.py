@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from lightgen.cli import generate, main, quickstart, stage
 from lightgen.cli.main import main as run
@@ -93,8 +94,24 @@ def test_help_of_a_recipe_lists_every_number(capsys):
         (["generate", "dog", "--sede", "3"], "unknown option '--sede', did you mean '--seed'?"),
         (["generate", "dog", "--size", "big"], "--size 'big', allowed: a side in px such as 128"),
         (["generate", "dog", "--num", "0"], "--num 0, allowed: a whole number from 1"),
-        (["generate", "a", "dog"], "got 'dog', allowed: --help, --model"),
+        (["generate", "dog", "-n", "0"], "--num 0, allowed: a whole number from 1"),
+        (["generate", "dog", "-n", "many"], "argument -n/--num: invalid int value: 'many'"),
+        (["generate", "dog", "--head-steps", "-1"], "--head-steps -1, allowed: a whole number from 1"),
+        (["generate", "dog", "--head-steps", "9999"], "num_head_steps: got 9999, allowed: a whole number"),
+        (["generate", "dog", "--steps", "99999"], "num_iterations: got 99999, allowed: a whole number"),
+        (["generate", "dog", "--guidance", "nan"], "guidance_scale: got nan, allowed: a number from 0 to"),
+        (["generate", "dog", "--guidance", "-2"], "guidance_scale: got -2.0, allowed: a number from 0 to"),
+        (["generate", "dog", "--preset", "fats"], "preset: got 'fats', did you mean 'fast'?"),
+        (["generate", "dog", "-n", "2", "cat"], "got 'cat', allowed: --help, --model"),
+        (["generate", "dog", " "], "prompt 2: got a blank text"),
+        (["generate", "dog", "dog"], "got 'dog' twice, allowed: each prompt once"),
+        (["generate", "x" * 10_000_000], "prompt: got 10000000 characters, allowed: at most 2000"),
+        (["generate", "dog", "--negative", "x" * 3000], "negative_prompt: got 3000 characters"),
+        (["generate", "dog", "--out", "dog.gif"], "--out: got 'dog.gif', allowed: a name ending in .png"),
+        (["generate", "dog", "--grid", "dog.gif"], "--grid: got 'dog.gif', allowed: a name ending in .png"),
         (["generate", "dog", "--model", "no/such"], "no/such: no such directory"),
+        (["generate", "dog", "--size", "100"], "size: got 100x100 px (width x height), allowed: sides in"),
+        (["generate", "dog", "--size", "64x99999"], "size: got 64x99999 px"),
         (["quickstart", "--minutes", "-1"], "--minutes -1.0, allowed: above 0"),
         (["doctor", "now"], "got 'now', allowed: --help"),
     ],
@@ -161,7 +178,7 @@ def test_the_chain_by_hand(toy, tmp_path, capsys):
     do("rank", "source", "--in", tmp_path / "images", "--out", tmp_path / "ranked")
     do(
         *("evaluate", "nano-geneval", "--in", tmp_path / "student", "--out", tmp_path / "report"),
-        *("--prompts.num", "6", "--height", "64", "--width", "64", "--student.decode.num-iterations", "2"),
+        *("--prompts.num", "6", "--height", "64", "--width", "64", "--student.overrides.num-iterations", "2"),
         *("--student.precision", "fp32", "--bootstrap.resamples", "200", "--self-test.num-prompts", "4"),
         *("--self-test.least-right", "0", "--self-test.most-wrong", "1", "--detector", toy.detector.path),
     )
@@ -171,6 +188,52 @@ def test_the_chain_by_hand(toy, tmp_path, capsys):
         *("--num", "2", "--seed", "5", "--out", f"{tmp_path}/pictures/"),
     )
     assert told == f"{tmp_path}/pictures/a-dog-5.png\n{tmp_path}/pictures/a-dog-6.png\n"
+
+
+def test_every_option_of_generate(toy, tmp_path, capsys):
+    command = [
+        *(
+            "generate",
+            "a dog",
+            "two cats",
+            "-n",
+            "2",
+            "--seed",
+            "5",
+            "--out",
+            f"{tmp_path}/",
+            "--size",
+            "64x80",
+        ),
+        *(
+            "--preset",
+            "fast",
+            "--steps",
+            "3",
+            "--head-steps",
+            "2",
+            "--guidance",
+            "2.5",
+            "--negative",
+            "a car",
+        ),
+        *("--grid", f"{tmp_path}/sheet.png", "--model", str(toy.student.path)),
+    ]
+    assert run(command) == 0
+    told = capsys.readouterr()
+    names = ["a-dog-5.png", "a-dog-6.png", "two-cats-5.png", "two-cats-6.png", "sheet.png"]
+    assert told.out.splitlines() == [f"{tmp_path}/{name}" for name in names]
+    with Image.open(tmp_path / "two-cats-6.png") as picture:
+        assert picture.size == (64, 80)
+        facts = json.loads(picture.text["lightgen"])
+    wanted = {
+        **{"prompt": "two cats", "negative_prompt": "a car", "seed": 6, "preset": "fast"},
+        **{"num_iterations": 3, "num_head_steps": 2, "guidance_scale": 2.5, "refresh_every": 2},
+        **{"solver": "dpm++", "model_digest": toy.student.digest},
+    }
+    assert {name: facts[name] for name in wanted} == wanted
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        assert sheet.size == (128, 160)
 
 
 def test_inputs_of_the_wrong_kind(toy, tmp_path, capsys):

@@ -70,9 +70,12 @@ def test_the_loss_stays_finite_and_its_slopes_have_the_right_sign():
     torch.testing.assert_close(errors[1].grad, -slope)
 
 
-def test_a_student_that_is_its_reference_has_no_margin(make_student, pairs):
-    student = make_student()
-    loss, shown = DPOObjective(DPOConfig(), student)(student, pairs, 0)
+@pytest.mark.parametrize("shape", [{}, {"fusion": "late", "prediction": "ddpm", "layers": "plain"}], ids=str)
+def test_a_student_that_is_its_reference_has_no_margin(make_student, pairs, shape):
+    """In training too: dropout, which the reference does not have, would look like a preference."""
+    student = make_student(**shape, dropout=0.3)
+    objective = DPOObjective(DPOConfig(), student)
+    loss, shown = objective(student.train(), pairs, 0)
     assert math.isclose(loss.item(), LOG2, rel_tol=1e-6)
     assert shown["margin"] == 0 and shown["accuracy"] == 0
     assert shown["chosen_change"] == 0 and shown["rejected_change"] == 0
@@ -115,7 +118,7 @@ def test_the_reference_stays_where_it_was(make_student, pairs):
     loss, shown = objective(student, pairs, 4)
     loss.backward()
     assert all(parameter.grad is not None for parameter in student.transformer.parameters())
-    masking = draw_masking(DPOConfig().masking, 4, IDS, 6, 8)
+    masking = draw_masking(DPOConfig().masking, 4, IDS, 6, student.transformer.head)
     sides = {side: {**pairs, "latents": pairs[side]} for side in ("chosen", "rejected")}
     with torch.no_grad():
         errors = {
@@ -137,12 +140,16 @@ def test_chosen_and_rejected_are_hidden_alike(make_student, pairs):
     asked = []
 
     class Recorder(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.token_in, self.variance_out = nn.Linear(8, 1), None
+
         def embed_cond(self, cond):
             return cond
 
         def forward(self, noisy, time, cond):
             asked.append((noisy.view(4, 2, len(IDS), -1, 8), time.view(4, 2, len(IDS), -1)))
-            return torch.zeros_like(noisy)
+            return torch.zeros_like(noisy), None
 
     student = make_student()
     student.transformer.head = Recorder()

@@ -6,16 +6,23 @@ import pytest
 import torch
 from torch import nn
 
-from lightgen.models.transformer import patchify, unpatchify
+from lightgen.core.errors import UserError
+from lightgen.models import diffusion
+from lightgen.models.diffusion import noise_levels, training_chain, variational_bits
+from lightgen.models.tokens import patchify, tokens_at, tokens_placed, unpatchify
 from lightgen.objectives.masked import MaskedConfig, MaskedObjective, draw_masking, image_errors
+from tests.models.naive import LOOKS, SMALL, named
+
+PREDICTIONS = ["flow", "ddpm"]
 
 
 class FixedHead(nn.Module):
-    """Stands in for the head: velocity by a given rule of (noisy, time); remembers what it was asked."""
+    """Stands in for the head: output by a given rule of (noisy, time); remembers what it was asked."""
 
-    def __init__(self, rule):
+    def __init__(self, rule, variance=None, channels=8):
         super().__init__()
-        self.rule, self.cond = rule, None
+        self.token_in = nn.Linear(channels, 1)
+        self.rule, self.cond, self.variance_out = rule, None, variance
 
     def embed_cond(self, cond):
         self.cond = cond
@@ -23,21 +30,21 @@ class FixedHead(nn.Module):
 
     def forward(self, noisy, time, cond):
         self.noisy, self.time = noisy, time
-        return self.rule(noisy, time[:, None])
+        variance = None if self.variance_out is None else torch.full_like(noisy, self.variance_out)
+        return self.rule(noisy, time[:, None]), variance
 
 
-def masking_of(ids, step=0, length=12, channels=8, **settings):
-    return draw_masking(MaskedConfig(**settings), step, ids, length, channels)
+def head_of(prediction, rule=None):
+    return FixedHead(rule, variance=None if prediction == "flow" else 0.0)
+
+
+def masking_of(ids, step=0, length=12, prediction="flow", **settings):
+    return draw_masking(MaskedConfig(**settings), step, ids, length, head_of(prediction))
 
 
 def random_parts(masking, row):
-    return [
-        masking.known_at[row],
-        masking.predicted_at[row],
-        masking.time[:, row],
-        masking.noise[:, row],
-        masking.dropped[row],
-    ]
+    kept = row in masking.kept.tolist()
+    return [masking.order[row], masking.time[:, row], masking.noise[:, row], torch.tensor(kept)]
 
 
 def same(first, second):
@@ -45,10 +52,12 @@ def same(first, second):
 
 
 @pytest.mark.parametrize("per_image_time", [False, True])
-def test_a_sample_draws_the_same_in_any_batch(per_image_time):
-    together = masking_of([5, 9, 2], step=7, per_image_time=per_image_time)
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+def test_a_sample_draws_the_same_in_any_batch(per_image_time, prediction):
+    settings = {"prediction": prediction, "per_image_time": per_image_time, "text_drop": 0.5}
+    together = masking_of([5, 9, 2], step=7, **settings)
     for row, sample in enumerate([5, 9, 2]):
-        alone = masking_of([sample], step=7, per_image_time=per_image_time)
+        alone = masking_of([sample], step=7, **settings)
         assert same(random_parts(together, row), random_parts(alone, 0))
 
 
@@ -64,26 +73,36 @@ def test_known_and_predicted_part_the_tokens():
     sizes = set()
     for step in range(60):
         masking = masking_of([0, 1], step=step)
-        order = torch.cat([masking.known_at, masking.predicted_at], dim=1)
-        assert torch.equal(order.sort(dim=1).values, torch.arange(12).expand(2, -1))
-        assert masking.predicted_at.shape[1] >= 1
-        draws = masking.predicted_at.shape[1]
-        assert masking.time.shape == (4, 2, draws) and masking.noise.shape == (4, 2, draws, 8)
-        sizes.add(draws)
-    assert len(sizes) > 4
+        assert torch.equal(masking.order.sort(dim=1).values, torch.arange(12).expand(2, -1))
+        num = masking.noise.shape[2]
+        assert masking.time.shape == (4, 2, num) and masking.noise.shape == (4, 2, num, 8)
+        sizes.add(num)
+    assert len(sizes) > 4 and min(sizes) >= 1 and max(sizes) == 12
 
 
-def test_the_hidden_share_is_a_folded_normal():
-    shares = [masking_of([0], step=step, length=64).predicted_at.shape[1] / 64 for step in range(600)]
-    assert abs(sum(shares) / 600 - (1 - 0.25 * math.sqrt(2 / math.pi))) < 0.03  # five standard errors
-    assert masking_of([0], mask_spread=0.0).known_at.shape == (1, 0)
+@pytest.mark.parametrize("least", [0.0, 0.7])
+def test_the_hidden_share_is_a_normal_around_one_cut_off(least):
+    """Against the mean of that law in closed form."""
+    cut = (1 - least) / 0.25
+    slope = (1 - math.exp(-(cut**2) / 2)) / math.sqrt(2 * math.pi)
+    mean = 1 - 0.25 * slope / (0.5 * math.erf(cut / math.sqrt(2)))
+    nums = [masking_of([0], step, 64, mask_min=least).noise.shape[2] for step in range(600)]
+    assert min(nums) >= max(1, 64 * least) and max(nums) == 64
+    assert abs(sum(nums) / 600 / 64 - 0.5 / 64 - mean) < 0.03  # counts are rounded up; five standard errors
+    assert masking_of([0], mask_spread=0.0).noise.shape[2] == 12
+
+
+@pytest.mark.parametrize("least", [-0.1, 1.0, 2.0, math.nan])
+def test_a_share_that_no_draw_reaches_is_refused(least):
+    with pytest.raises(UserError, match="mask_min"):
+        masking_of([0], mask_min=least)
 
 
 def test_text_is_dropped_at_the_asked_rate():
-    dropped = masking_of(list(range(2000)), length=1, text_drop=0.1).dropped
-    assert abs(dropped.float().mean() - 0.1) < 0.03
-    assert not masking_of(list(range(50)), text_drop=0.0).dropped.any()
-    assert masking_of(list(range(50)), text_drop=1.0).dropped.all()
+    kept = masking_of(list(range(2000)), length=1, text_drop=0.1).kept
+    assert abs(len(kept) / 2000 - 0.9) < 0.03
+    assert masking_of(list(range(50)), text_drop=0.0).kept.tolist() == list(range(50))
+    assert masking_of(list(range(50)), text_drop=1.0).kept.tolist() == []
 
 
 def test_times_are_logit_normal_and_noise_is_normal():
@@ -94,20 +113,33 @@ def test_times_are_logit_normal_and_noise_is_normal():
     assert len(masking.time[:, 0].unique()) == 4 * 12
 
 
-def test_a_time_may_be_one_per_image_and_draw():
-    time = masking_of([0, 1], mask_spread=0.0, per_image_time=True).time
+def test_timesteps_of_a_ddpm_head_are_even():
+    masking = masking_of(list(range(400)), length=12, prediction="ddpm", mask_spread=0.0)
+    assert masking.time.dtype == torch.int64
+    assert masking.time.min() == 0 and masking.time.max() == 999
+    counts = torch.bincount(masking.time.flatten() // 100, minlength=10) / masking.time.numel()
+    assert (counts - 0.1).abs().max() < 0.015
+
+
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+def test_a_time_may_be_one_per_image_and_draw(prediction):
+    time = masking_of([0, 1], mask_spread=0.0, per_image_time=True, prediction=prediction).time
     assert torch.equal(time, time[..., :1].expand(-1, -1, 12))
     assert len(time[..., 0].unique()) == 8
 
 
+def target_of(batch, masking):
+    return tokens_at(patchify(batch["latents"], 2), masking.order)[:, : masking.noise.shape[2]]
+
+
 def test_time_one_is_noise_and_time_zero_is_the_token(make_student, make_batch):
     student, batch = make_student(), make_batch([0, 1])
-    student.transformer.head = head = FixedHead(lambda noisy, time: torch.zeros_like(noisy))
-    for time_mean, expected_time in ((60.0, 1.0), (-60.0, 0.0)):
+    student.transformer.head = head = head_of("flow", lambda noisy, time: torch.zeros_like(noisy))
+    for time_mean, expected_time in ((60.0, 1000.0), (-60.0, 0.0)):
         masking = masking_of([0, 1], length=6, mask_spread=0.0, time_mean=time_mean)
         error = image_errors(student, batch, masking)
-        target = patchify(batch["latents"], 2).gather(1, masking.predicted_at[..., None].expand(-1, -1, 8))
-        shown = masking.noise if expected_time == 1 else target.expand(4, -1, -1, -1)
+        target = target_of(batch, masking)
+        shown = masking.noise if expected_time else target.expand(4, -1, -1, -1)
         torch.testing.assert_close(head.noisy.view(4, 2, 6, 8), shown)
         torch.testing.assert_close(head.time, torch.full((48,), expected_time), atol=1e-6, rtol=0)
         expected = (masking.noise - target).double().square().mean(dim=(0, 2, 3))
@@ -116,47 +148,82 @@ def test_time_one_is_noise_and_time_zero_is_the_token(make_student, make_batch):
 
 def test_between_them_a_token_moves_on_the_straight_line(make_student, make_batch):
     student, batch = make_student(), make_batch([0, 1])
-    student.transformer.head = head = FixedHead(lambda noisy, time: torch.zeros_like(noisy))
+    student.transformer.head = head = head_of("flow", lambda noisy, time: torch.zeros_like(noisy))
     masking = masking_of([0, 1], length=6)
     image_errors(student, batch, masking)
-    target = patchify(batch["latents"], 2).gather(1, masking.predicted_at[..., None].expand(-1, -1, 8))
-    time = masking.time[..., None]
+    target, time = target_of(batch, masking), masking.time[..., None]
     torch.testing.assert_close(head.noisy.view_as(masking.noise), target + time * (masking.noise - target))
+    assert torch.equal(head.time, 1000 * masking.time.flatten())
+
+
+def test_a_ddpm_head_sees_the_cosine_schedule_and_says_the_noise(make_student, make_batch):
+    student, batch = make_student(prediction="ddpm"), make_batch([0, 1])
+    student.transformer.head = head = head_of("ddpm", lambda noisy, time: 0.5 * noisy)
+    masking = masking_of([0, 1], length=6, prediction="ddpm")
+    error, more = (image_errors(student, batch, masking, variational=each) for each in (False, True))
+    target, bars = target_of(batch, masking), torch.as_tensor(training_chain().alpha_bars)
+    at = bars[masking.time][..., None]
+    noisy = at.sqrt() * target + (1 - at).sqrt() * masking.noise
+    torch.testing.assert_close(head.noisy.view_as(masking.noise).double(), noisy, rtol=1e-5, atol=1e-6)
     assert torch.equal(head.time, masking.time.flatten())
+    expected = (0.5 * noisy - masking.noise).square().mean(dim=(0, 2, 3))
+    torch.testing.assert_close(error.double(), expected, rtol=1e-5, atol=0)
+    level = noise_levels(masking.time, torch.float32)
+    noisy = level.signal * target + level.noise * masking.noise
+    clean = target.expand_as(noisy)
+    bits = variational_bits(clean, noisy, 0.5 * noisy, torch.zeros_like(noisy), masking.time)
+    torch.testing.assert_close(more, error + bits.mean(dim=(0, 2)))
+
+
+def test_the_variational_term_moves_the_variance_alone(make_student, make_batch):
+    gradients = []
+    for variational in (False, True):
+        student = make_student(prediction="ddpm")
+        masking = draw_masking(MaskedConfig(), 2, [0, 1], 6, student.transformer.head)
+        image_errors(student, make_batch([0, 1]), masking, variational=variational).mean().backward()
+        head = student.transformer.head
+        gradients.append((head.token_out.weight.grad, head.variance_out.weight.grad))
+    torch.testing.assert_close(gradients[0][0], gradients[1][0])
+    assert gradients[0][1] is None and gradients[1][1].abs().max() > 0
 
 
 def test_a_perfect_predictor_has_no_error(make_student, make_batch):
     student, batch = make_student(), make_batch([0, 1, 2])
     batch["latents"] = torch.full_like(batch["latents"], 0.7)
-    student.transformer.head = FixedHead(lambda noisy, time: (noisy - 0.7) / time)
+    student.transformer.head = head_of("flow", lambda noisy, time: 1000 * (noisy - 0.7) / time)
     loss, _ = MaskedObjective(MaskedConfig())(student, batch, 0)
     assert loss < 1e-6
-    student.transformer.head = FixedHead(lambda noisy, time: (0.7 - noisy) / time)
+    student.transformer.head = head_of("flow", lambda noisy, time: 1000 * (0.7 - noisy) / time)
     assert MaskedObjective(MaskedConfig())(student, batch, 0)[0] > 1
 
 
-def test_hidden_tokens_do_not_leak_into_the_condition(make_student, make_batch):
-    student, batch = make_student(), make_batch([0, 1])
-    student.transformer.head = head = FixedHead(lambda noisy, time: torch.zeros_like(noisy))
-    step = next(s for s in range(50) if 2 <= masking_of([0, 1], step=s, length=6).predicted_at.shape[1] <= 4)
-    masking = masking_of([0, 1], step=step, length=6)
+@pytest.mark.parametrize("fusion", ["late", "interleaved", "joint"])
+def test_hidden_tokens_do_not_leak_into_the_condition(make_student, make_batch, fusion):
+    student, batch = make_student(fusion=fusion), make_batch([0, 1])
+    student.transformer.head = head = head_of("flow", lambda noisy, time: torch.zeros_like(noisy))
+    masking = masking_of([0, 1], step=2, length=6)
+    num = masking.noise.shape[2]
+    assert 2 <= num <= 4
 
-    def cond(changed_at):
-        tokens = patchify(batch["latents"], 2)
-        tokens = tokens.scatter(1, changed_at[..., None].expand(-1, -1, 8), 5.0)
-        image_errors(student, {**batch, "latents": unpatchify(tokens, 2, (3, 2))}, masking)
+    def cond(start, end):
+        tokens = tokens_at(patchify(batch["latents"], 2), masking.order)
+        tokens[:, start:end] = 5.0
+        latents = unpatchify(tokens_placed(tokens, masking.order), 2, (3, 2))
+        image_errors(student, {**batch, "latents": latents}, masking)
         return head.cond
 
-    nothing = torch.zeros(2, 0, dtype=torch.long)
-    assert torch.equal(cond(masking.predicted_at), cond(nothing))
-    assert (cond(masking.known_at) - cond(nothing)).abs().max() > 1e-2
+    assert torch.equal(cond(0, num), cond(0, 0))
+    assert (cond(num, 6) - cond(0, 0)).abs().max() > 1e-2
 
 
-def test_errors_of_parts_are_the_errors_of_the_whole(make_student, make_batch):
+@pytest.mark.parametrize(
+    "shape", [{}, {"fusion": "late", "prediction": "ddpm", **LOOKS[0]}], ids=["nano", "paper"]
+)
+def test_errors_of_parts_are_the_errors_of_the_whole(make_student, make_batch, shape):
     objective, ids = MaskedObjective(MaskedConfig(text_drop=0.5)), [4, 0, 11, 7, 3]
 
     def gradients(parts):
-        student, total = make_student(), 0.0
+        student, total = make_student(**shape), 0.0
         for part in parts:
             loss, shown = objective(student, make_batch(part), 2)
             assert loss.shape == () and shown == {}
@@ -174,8 +241,84 @@ def test_errors_of_parts_are_the_errors_of_the_whole(make_student, make_batch):
             )
 
 
-def test_the_objective_is_a_function_of_the_step(make_student, make_batch):
-    objective, student, batch = MaskedObjective(MaskedConfig()), make_student(), make_batch([0, 1])
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+def test_the_objective_is_a_function_of_the_step(make_student, make_batch, prediction):
+    objective, student = MaskedObjective(MaskedConfig()), make_student(prediction=prediction)
+    batch = make_batch([0, 1])
     first = objective(student, batch, 5)[0].item()
     assert objective(student, batch, 6)[0].item() != first
     assert objective(student, batch, 5)[0].item() == first
+
+
+@pytest.mark.parametrize("fusion", ["late", "interleaved", "joint"])
+def test_dropout_is_a_function_of_step_and_samples(make_student, make_batch, fusion):
+    """With masks and noise held fixed, so that nothing else can differ."""
+    objective, student = MaskedObjective(MaskedConfig()), make_student(fusion=fusion, dropout=0.3).train()
+    batch, before = make_batch([0, 1]), torch.get_rng_state()
+    first = objective(student, batch, 5)[0].item()
+    assert torch.equal(torch.get_rng_state(), before)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        assert objective(student, batch, 5)[0].item() == first
+    still = objective(student.eval(), batch, 5)[0].item()
+    assert still != first and objective(student, batch, 5)[0].item() == still
+    dropped = []
+    for step, ids in ((5, [0, 1]), (6, [0, 1]), (5, [1, 0])):
+        noted = objective_of(student.train(), ids, step)
+        dropped.append(noted)
+    for i, mask in enumerate(dropped):
+        assert 0 < mask.float().mean() < 1
+        for other in dropped[:i]:
+            assert mask.shape != other.shape or not torch.equal(mask, other)
+
+
+def objective_of(student, ids, step):
+    """Which channels dropout set to zero after the decoder's first attention."""
+    zeros, drop = [], student.transformer.decoder_blocks[0].attn.drop
+    hook = drop.register_forward_hook(lambda _, __, output: zeros.append(output[0] == 0))
+    latents = torch.zeros(2, 2, 6, 4)
+    batch = {"latents": latents, "text_ids": torch.ones(2, 5, dtype=torch.long), "ids": ids}
+    MaskedObjective(MaskedConfig(mask_spread=0.0))(
+        student, {**batch, "text_mask": batch["text_ids"] > 0}, step
+    )
+    hook.remove()
+    return zeros[0]
+
+
+@pytest.mark.parametrize(
+    "shape", [{"fusion": "late", "prediction": "ddpm", **LOOKS[0]}, {}], ids=["paper", "nano"]
+)
+def test_the_errors_compile_without_a_break(make_student, make_batch, shape):
+    batch, ids = make_batch(list(range(4))), list(range(4))
+    found = []
+    for compiled in (False, True):
+        student = make_student(**SMALL, **shape)
+        masking = draw_masking(MaskedConfig(text_drop=0.5), 2, ids, 6, student.transformer.head)
+        run = torch.compile(image_errors, fullgraph=True, backend="eager") if compiled else image_errors
+        loss = run(student, batch, masking, variational=True).mean()
+        loss.backward()
+        found.append((loss, {name: parameter.grad for name, parameter in student.named_parameters()}))
+    torch.testing.assert_close(found[1][0], found[0][0])
+    for name, gradient in found[0][1].items():
+        torch.testing.assert_close(found[1][1][name], gradient, rtol=1e-3, atol=1e-5)
+
+
+def test_it_trains_after_it_was_evaluated_in_inference_mode(make_student, make_batch):
+    student, batch = make_student(prediction="ddpm"), make_batch([0, 1])
+    masking = draw_masking(MaskedConfig(), 2, [0, 1], 6, student.transformer.head)
+    diffusion._resident_levels.cache_clear()  # as in a new process
+    with torch.inference_mode():
+        error = image_errors(student, batch, masking, variational=True).mean().item()
+    loss = image_errors(student, batch, masking, variational=True).mean()
+    loss.backward()
+    assert math.isclose(loss.item(), error, rel_tol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [{"fusion": "late", "prediction": "ddpm", **LOOKS[0]}, {}], ids=named)
+def test_no_value_is_asked_for_on_the_host(make_student, make_batch, shape):
+    student, batch = make_student(**SMALL, **shape).to("meta"), make_batch([0, 1, 2])
+    masking = draw_masking(MaskedConfig(text_drop=0.5), 2, [0, 1, 2], 6, student.transformer.head)
+    moved = {name: value.to("meta") if torch.is_tensor(value) else value for name, value in batch.items()}
+    errors = image_errors(student, moved, masking.to(torch.device("meta")), variational=True)
+    errors.mean().backward()
+    assert errors.shape == (3,) and errors.device.type == "meta"

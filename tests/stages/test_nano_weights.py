@@ -2,10 +2,11 @@ import json
 from dataclasses import replace
 
 from lightgen.core.artifact import open_artifact
+from lightgen.models.shape import TransformerConfig
 from lightgen.stages.checkpoint import autoencoder_digest
 from lightgen.stages.encode import EncodeConfig
 from lightgen.stages.nano_weights import NanoWeightsConfig, nano_weights
-from lightgen.stages.tasks import AutoencoderTask, DetectorTask, PretrainTask, TransformerConfig
+from lightgen.stages.tasks import AutoencoderTask, DetectorTask, PretrainTask
 from lightgen.stages.train import TrainConfig
 from lightgen.training.fit import FitConfig
 from tests.stages.toy import toy_distill

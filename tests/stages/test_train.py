@@ -9,6 +9,7 @@ from lightgen.core.artifact import ArtifactError
 from lightgen.core.errors import UserError
 from lightgen.core.metrics import read_metrics
 from lightgen.data.images import ImageShards
+from lightgen.models.shape import TransformerConfig
 from lightgen.objectives.dpo import DPOConfig
 from lightgen.objectives.masked import MaskedConfig
 from lightgen.stages import train as stage
@@ -16,7 +17,7 @@ from lightgen.stages.checkpoint import autoencoder_digest, load_detector, load_p
 from lightgen.stages.encode import EncodeConfig, encode
 from lightgen.stages.pipeline import LightGenPipeline
 from lightgen.stages.rank import RankConfig, rank
-from lightgen.stages.tasks import AutoencoderTask, DetectorTask, DPOTask, PretrainTask, TransformerConfig
+from lightgen.stages.tasks import AutoencoderTask, DetectorTask, DPOTask, PretrainTask
 from lightgen.stages.train import TrainConfig, train
 from lightgen.training.fit import FitConfig
 from tests.stages.toy import write_student

@@ -11,8 +11,8 @@ from lightgen.models.transformer import LightGenTransformer
 from lightgen.ports.nano.autoencoder import build_nano_autoencoder
 from lightgen.ports.nano.detector import build_nano_detector
 from lightgen.ports.nano.text import build_nano_text_encoder
-from lightgen.sampling.decode import DecodeConfig
 from lightgen.stages.checkpoint import Parts, save_detector
+from lightgen.stages.decoding import DecodeOverrides
 from lightgen.stages.distill import DistillConfig, NanoPrompts, distill
 from lightgen.stages.encode import EncodeConfig, encode
 from lightgen.stages.pipeline import LightGenPipeline
@@ -72,7 +72,9 @@ def toy_distill(num: int = 12, **changes) -> DistillConfig:
 
 
 def toy_student() -> StudentTeacherConfig:
-    return StudentTeacherConfig(decode=DecodeConfig(num_iterations=3, num_head_steps=2), precision="fp32")
+    return StudentTeacherConfig(
+        overrides=DecodeOverrides(num_iterations=3, num_head_steps=2), precision="fp32"
+    )
 
 
 @pytest.fixture(scope="session")

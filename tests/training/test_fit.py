@@ -302,12 +302,43 @@ def test_training_lowers_the_loss(tmp_path, precision):
     assert sum(losses[-5:]) < 0.5 * sum(losses[:5])
 
 
-@pytest.mark.parametrize("train_text_encoder", [True, False])
-def test_a_student_learns_alike_in_both_precisions(make_student, make_batch, tmp_path, train_text_encoder):
+@pytest.mark.parametrize("shape", [{"fusion": "late", "prediction": "ddpm", "layers": "plain"}, {}], ids=str)
+def test_a_student_with_dropout_that_was_killed_goes_on_to_the_bit(make_student, make_batch, tmp_path, shape):
+    masked = MaskedObjective(MaskedConfig(draws_per_token=2, text_drop=0.5))
+    config, ended = config_of("muon", num_steps=5, micro_batch_size=4), []
+
+    def batches(step):
+        return make_batch([6 * step + i for i in range(6)])
+
+    for folder, deaths in (("whole", ()), ("killed", (2, 4))):
+        for death in deaths:
+            with pytest.raises(Killed):
+                fit(
+                    config,
+                    make_student(dropout=0.2, **shape),
+                    killed_at(death, masked),
+                    batches,
+                    tmp_path / folder,
+                )
+        student = make_student(dropout=0.2, **shape)
+        torch.manual_seed(len(deaths))  # which no draw may depend on
+        fit(config, student, masked, batches, tmp_path / folder)
+        ended.append((tensors_of(student), numbers(tmp_path / folder)))
+    assert_same(ended[0][0], ended[1][0])
+    assert ended[0][1] == ended[1][1] and len(ended[0][1]) == 5
+
+
+PAPER = {"fusion": "late", "prediction": "ddpm", "layers": "plain", "positions": "learned", "dropout": 0.1}
+
+
+@pytest.mark.parametrize(("shape", "train_text_encoder"), [({}, True), ({}, False), (PAPER, True)], ids=str)
+def test_a_student_learns_alike_in_both_precisions(
+    make_student, make_batch, tmp_path, shape, train_text_encoder
+):
     curves = {}
     for precision in ("fp32", "bf16"):
         student, config = (
-            make_student(0, train_text_encoder),
+            make_student(0, train_text_encoder, **shape),
             config_of("muon", num_steps=6, precision=precision),
         )
         words = {name: tensor.clone() for name, tensor in student.text_encoder.state_dict().items()}

@@ -1,0 +1,142 @@
+"""Pictures from strangers: format and size are read from a file's header before anything is decoded."""
+
+import io
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageFile, ImageOps
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.PngImagePlugin import PngImageFile
+from PIL.WebPImagePlugin import WebPImageFile
+
+from lightgen.core.errors import UserError
+
+MAX_SIDE = 4096
+MAX_PIXELS = MAX_SIDE**2
+MAX_FILE_BYTES = 10 << 20
+
+_DECODE_ERRORS = (
+    OSError, SyntaxError, ValueError, EOFError, TypeError, LookupError, OverflowError, struct.error,
+    zlib.error, Image.DecompressionBombError, Image.DecompressionBombWarning,
+)  # fmt: skip
+
+
+def decode_image(data: bytes, background: str = "white") -> np.ndarray:
+    """Image uint8 [H, W, 3] of a PNG, JPEG or WebP file: upright, first frame only, over a background.
+
+    Raises:
+        UserError: another format, more than MAX_PIXELS (seen before decoding), or damaged bytes.
+    """
+    try:
+        picture = _open(data)
+        pixels = picture.width * picture.height
+        if pixels <= MAX_PIXELS:
+            return np.array(flatten(ImageOps.exif_transpose(picture), background))
+    except _DECODE_ERRORS as error:
+        if isinstance(error, UserError):
+            raise
+        raise _damaged(error) from error
+    raise _too_many(pixels)
+
+
+def read_picture(path: Path) -> np.ndarray:
+    """Image uint8 [H, W, 3] of a PNG, JPEG or WebP file: upright, transparent parts over white.
+
+    Raises:
+        UserError: the file is missing, larger than MAX_FILE_BYTES, animated, larger than MAX_SIDE on a side,
+            damaged, or no such picture; all but damage is seen before decoding.
+    """
+    return _read(path, "white")
+
+
+def read_mask(path: Path) -> np.ndarray:
+    """Mask bool [H, W], True where a picture file is half white or more; its transparent parts are not.
+
+    Raises:
+        UserError: as of read_picture.
+    """
+    return np.array(Image.fromarray(_read(path, "black")).convert("L")) >= 128
+
+
+def flatten(picture: Image.Image, background: str) -> Image.Image:
+    """RGB picture of one of any mode, its transparent parts over a background colour.
+
+    Raises:
+        UserError: a picture of floats, whose range nobody knows.
+    """
+    if picture.mode == "F":
+        raise UserError("image: got a PIL image of floats (mode F), allowed: 8 or 16 bits a channel")
+    if picture.mode.startswith("I"):  # 16-bit grey, which convert would clip at 255 and not scale
+        picture = Image.fromarray((np.asarray(picture).astype(np.uint32) >> 8).astype(np.uint8))
+    if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
+        picture = picture.convert("RGBA")
+        picture = Image.alpha_composite(Image.new("RGBA", picture.size, background), picture)
+    return picture if picture.mode == "RGB" else picture.convert("RGB")
+
+
+def _read(path: Path, background: str) -> np.ndarray:
+    if not path.is_file():  # a pipe would be waited for
+        raise UserError(f"{path}: no such file, allowed: a PNG, JPEG or WebP picture")
+    size = path.stat().st_size
+    if size > MAX_FILE_BYTES:
+        raise UserError(f"{path}: got {size} bytes, allowed: up to {MAX_FILE_BYTES}")
+    with path.open("rb") as file:
+        data = file.read(size)
+    try:
+        picture = _open(data)
+        if max(picture.size) > MAX_SIDE:
+            raise UserError(
+                f"got {picture.width}x{picture.height} px, allowed: up to {MAX_SIDE} px on a side"
+            )
+        if isinstance(picture, PngImageFile | WebPImageFile) and picture.n_frames > 1:
+            raise UserError(f"got an animation of {picture.n_frames} frames, allowed: a still picture")
+        return decode_image(data, background)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+
+
+def _open(data: bytes) -> ImageFile.ImageFile:
+    """Picture of which only the header is read.
+
+    Pillow's own `open` warns on standard error about large pictures, and is asked for nothing here.
+
+    Raises:
+        UserError: another format, a damaged header, or a WebP picture of too many pixels.
+    """
+    try:
+        if data.startswith(b"\x89PNG\r\n\x1a\n"):
+            return PngImageFile(io.BytesIO(data))
+        if data.startswith(b"\xff\xd8\xff"):
+            return JpegImageFile(io.BytesIO(data))
+        if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
+            width, height = _webp_size(data)
+            if width * height > MAX_PIXELS:  # opening it would allocate them
+                raise _too_many(width * height)
+            return WebPImageFile(io.BytesIO(data))
+    except _DECODE_ERRORS as error:
+        if isinstance(error, UserError):
+            raise
+        raise _damaged(error) from error
+    raise UserError("not a whole PNG, JPEG or WebP image")
+
+
+def _webp_size(data: bytes) -> tuple[int, int]:
+    """(Width, height) that the header of a WebP file claims. Source: RFC 9649, sections 2.5 to 2.7."""
+    kind = data[12:16]
+    if kind == b"VP8X":
+        return int.from_bytes(data[24:27], "little") + 1, int.from_bytes(data[27:30], "little") + 1
+    if kind == b"VP8L":
+        bits = int.from_bytes(data[21:25], "little")
+        return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
+    width, height = struct.unpack_from("<HH", data, 26)
+    return width & 0x3FFF, height & 0x3FFF
+
+
+def _damaged(error: BaseException) -> UserError:
+    return UserError(f"not a whole PNG, JPEG or WebP image ({type(error).__name__})")
+
+
+def _too_many(pixels: int) -> UserError:
+    return UserError(f"image of {pixels} pixels, allowed: up to {MAX_PIXELS}")

@@ -1,0 +1,78 @@
+"""Checkpoints on the Hugging Face Hub: the one place that downloads anything."""
+
+import re
+from pathlib import Path
+
+import huggingface_hub
+from huggingface_hub.errors import EntryNotFoundError, HTTPError  # pyright: ignore[reportPrivateImportUsage]
+
+from lightgen.core.errors import UserError
+from lightgen.stages.checkpoint import NANO, open_checkpoint
+
+# Weights and vocabularies; neither code nor pickles, whatever a repository holds beside them.
+PATTERNS = (
+    "model_index.json",
+    *(
+        f"{part}/*.{kind}"
+        for part in ("transformer", "vae", "text_encoder")
+        for kind in ("json", "safetensors")
+    ),
+    *(f"tokenizer/*.{kind}" for kind in ("json", "txt", "model")),
+)
+_NAME = r"[A-Za-z0-9][\w.-]{0,95}"
+_ID = re.compile(f"{_NAME}/{_NAME}", re.ASCII)
+
+
+def folder_of(
+    name: str | Path,
+    revision: str | None = None,
+    cache_dir: str | Path | None = None,
+    local_files_only: bool = False,
+) -> Path:
+    """Folder in the diffusers layout of a folder, of `nano`, or of a repository; arguments as of `download`.
+
+    Raises:
+        UserError: there is none, or a checkpoint's files are not what its manifest says.
+    """
+    folder = Path(name)
+    if isinstance(name, str) and _ID.fullmatch(name) and not folder.exists():
+        return download(name, revision, cache_dir, local_files_only)
+    is_saved = (folder / "model_index.json").is_file() and not (folder / "manifest.json").is_file()
+    return folder if is_saved and str(name) != NANO else open_checkpoint(name).path
+
+
+def download(
+    name: str,
+    revision: str | None = None,
+    cache_dir: str | Path | None = None,
+    local_files_only: bool = False,
+) -> Path:
+    """Folder with the parts of a repository on the Hub, from the cache where they are there already.
+
+    Args:
+        name: of the repository, `owner/name`.
+        revision: branch, tag or commit; None = the main branch.
+        cache_dir: where downloads are kept; None = where the Hub's own tools keep them.
+        local_files_only: take the cache as it is and ask nobody.
+
+    Raises:
+        UserError: there is no such folder or repository, it may not be read, or the network is missing.
+    """
+    try:
+        return Path(
+            huggingface_hub.snapshot_download(
+                name,
+                revision=revision,
+                cache_dir=cache_dir,
+                local_files_only=local_files_only,
+                allow_patterns=list(PATTERNS),
+            )
+        )
+    except (OSError, ValueError, HTTPError, EntryNotFoundError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # of the disk, as when it is full
+        why = (str(error).strip() or "no reason given").splitlines()[0][:200]
+        raise UserError(
+            f"{name}: no folder here, and not read from the Hub ({type(error).__name__}: {why}); "
+            "allowed: a folder, nano, or OWNER/NAME of a repository that can be reached"
+        ) from error
