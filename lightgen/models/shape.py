@@ -87,6 +87,11 @@ class TransformerConfig:
                 raise ValueError(
                     f"transformer: got {name} {vars(self)[name]!r}, allowed: {', '.join(values)}"
                 )
+        if self.sample_size % self.patch_size:
+            raise ValueError(
+                f"transformer: got sample_size {self.sample_size} with patch_size {self.patch_size}, "
+                "allowed: a multiple"
+            )
         unit = 4 * self.num_heads if self.positions == "rotary" else self.num_heads
         if self.width % unit:
             raise ValueError(

@@ -30,6 +30,6 @@ def preset(name: PresetName, prediction: Prediction) -> DecodeConfig:
         fast = replace(balanced, num_iterations=48, num_head_steps=15, last_head_steps=5, refresh_every=3)
     else:
         exact = DecodeConfig(num_iterations=16, num_head_steps=12)
-        balanced = replace(exact, num_head_steps=10, last_head_steps=5)
-        fast = replace(exact, num_head_steps=8, last_head_steps=4, refresh_every=2)
+        balanced = replace(exact, num_head_steps=6, last_head_steps=4, solver="dpm++")
+        fast = replace(balanced, refresh_every=2)
     return {"exact": exact, "balanced": balanced, "fast": fast}[name]

@@ -94,6 +94,10 @@ def resolve(prediction: Prediction, name: str | None, overrides: DecodeOverrides
     if "guidance_interval" in found:
         found["guidance_interval"] = tuple(map(float, found["guidance_interval"]))
     config = replace(config, **found)
+    least = 2 if prediction == "ddpm" else 1  # the first step of a ddpm chain alone is all but clean
+    if min(config.num_head_steps, config.last_head_steps or config.num_head_steps) < least:
+        got = f"{config.num_head_steps} num_head_steps, {config.last_head_steps} last_head_steps"
+        raise UserError(f"steps: got {got} for a {prediction} checkpoint, allowed: from {least}")
     if config.solver not in SOLVERS[prediction]:
         allowed = " or ".join(map(repr, SOLVERS[prediction]))
         raise UserError(f"solver: got {config.solver!r} for a {prediction} checkpoint, allowed: {allowed}")

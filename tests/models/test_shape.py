@@ -30,6 +30,7 @@ BAD = [
     *({name: -1} for name in ("text_width", "text_length", "position_grid", "aligner_layers")),
     *({name: "sideways"} for name in ("fusion", "cross_residual", "layers", "positions", "prediction")),
     {"head_conditioning": "sideways"},
+    {"sample_size": 15},
     {"width": 24},
     {"width": 20, "num_heads": 8, "positions": "learned"},
     {"cross_layers": 1},

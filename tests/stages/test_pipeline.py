@@ -234,6 +234,12 @@ def test_sizes(pipeline):
     assert pipeline("a dog", width=32, **few).images.shape == (1, 16, 16, 4)
 
 
+@pytest.mark.parametrize("steps", [{"num_head_steps": 1}, {"num_head_steps": 9, "last_head_steps": 1}])
+def test_a_ddpm_chain_of_one_step_is_refused(released, steps):
+    with pytest.raises(UserError, match="for a ddpm checkpoint, allowed: from 2"):
+        released("a dog", **steps, **SMALL)
+
+
 def test_settings_reach_the_sampler(pipeline, released, configs):
     for each, prediction in ((pipeline, "flow"), (released, "ddpm")):
         for name in ("exact", "balanced", "fast"):
