@@ -53,12 +53,11 @@ def main() -> None:
     report = evaluate(score, arguments.out / "report", [each.path for each in made.values()])
     scores = json.loads((report.path / "report.json").read_text())
     features = {name: image_features(artifact) for name, artifact in made.items()}
-    for name in made:
+    for name, subject in zip(made, scores["subjects"], strict=True):
         distance = frechet_distance(features[name], features[arguments.presets[0]])
-        sys.stdout.write(json.dumps({"preset": name, "frechet_to_first": round(distance, 4)}) + "\n")
-    sys.stdout.write(
-        json.dumps({"report": str(report.path / "report.html"), "overall": scores["overall"]}) + "\n"
-    )
+        row = {"preset": name, "overall": subject["overall"], "interval": subject["intervals"]["overall"]}
+        sys.stdout.write(json.dumps({**row, "frechet_to_first": round(distance, 4)}) + "\n")
+    sys.stdout.write(json.dumps({"report": str(report.path / "report.html")}) + "\n")
 
 
 @torch.no_grad()

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from lightgen import recipes
+from lightgen.cli.decoding import add_decoding, with_decoding
 from lightgen.cli.options import Parser
 from lightgen.core.errors import UserError
 
@@ -28,36 +29,15 @@ def run_inpaint(arguments: Sequence[str]) -> int:
         got = f"{len(found.inputs)} of them"
         raise UserError(f"{_PROG}: got {got}, allowed: IMAGE MASK PROMPT, or IMAGE PROMPT (quote the prompt)")
     image, *masks, prompt = found.inputs
-    for name in ("num", "steps", "head_steps"):
-        value = vars(found)[name]
-        if value is not None and value < 1:
-            raise UserError(f"{_PROG}: --{name.replace('_', '-')} {value}, allowed: a whole number from 1")
     sides = _sides(found.outpaint)
     from lightgen.stages.checkpoint import quiet_libraries
     from lightgen.stages.inpaint import inpaint
 
     quiet_libraries()
-    config = recipes.find("inpaint", "nano")
-    config = replace(
-        config,
-        seed=found.seed,
-        num=found.num,
-        edit=replace(
-            config.edit,
-            strength=config.edit.strength if found.strength is None else found.strength,
-            crop=config.edit.crop if found.crop is None else found.crop,
-            feather=config.edit.feather if found.feather is None else found.feather,
-        ),
-        margins=replace(config.margins, **sides),
-        preset=found.preset or config.preset,
-        negative_prompt=config.negative_prompt if found.negative is None else found.negative,
-        overrides=replace(
-            config.overrides,
-            num_iterations=found.steps or config.overrides.num_iterations,
-            num_head_steps=found.head_steps or config.overrides.num_head_steps,
-            guidance_scale=config.overrides.guidance_scale if found.guidance is None else found.guidance,
-        ),
-    )
+    config = with_decoding(_PROG, found, recipes.find("inpaint", "nano"))
+    told = {name: vars(found)[name] for name in ("strength", "crop", "feather")}
+    edit = replace(config.edit, **{name: value for name, value in told.items() if value is not None})
+    config = replace(config, edit=edit, margins=replace(config.margins, **sides))
     for path in inpaint(config, image, prompt, masks[0] if masks else None, found.out, found.model):
         sys.stdout.write(f"{path}\n")
     return 0
@@ -78,17 +58,7 @@ def _parser() -> Parser:
         "--crop", type=int, metavar="PX", help="see only the mask and PX around it, enlarged (large pictures)"
     )
     parser.add_argument("--feather", type=int, metavar="PX", help="fade in over PX inside the mask")
-    parser.add_argument("--model", default="nano", metavar="DIR", help="checkpoint, or nano (default)")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the first picture (default: 0)")
-    parser.add_argument(
-        "-n", "--num", type=int, default=1, metavar="N", help="how many pictures (default: 1)"
-    )
-    parser.add_argument("--preset", metavar="NAME", help="exact (default), balanced or fast")
-    parser.add_argument("--steps", type=int, metavar="N", help="iterations of masked decoding")
-    parser.add_argument("--head-steps", type=int, metavar="N", help="steps of the head for each token")
-    parser.add_argument("--guidance", type=float, metavar="X", help="weight of the text")
-    parser.add_argument("--negative", metavar="TEXT", help="what to stay away from")
-    parser.add_argument("--out", metavar="PATH", help="file .png, or directory ending in /")
+    add_decoding(parser)
     return parser
 
 

@@ -102,7 +102,7 @@ def test_help_of_a_recipe_lists_every_number(capsys):
         (["generate", "dog", "--guidance", "nan"], "guidance_scale: got nan, allowed: a number from 0 to"),
         (["generate", "dog", "--guidance", "-2"], "guidance_scale: got -2.0, allowed: a number from 0 to"),
         (["generate", "dog", "--preset", "fats"], "preset: got 'fats', did you mean 'fast'?"),
-        (["generate", "dog", "-n", "2", "cat"], "got 'cat', allowed: --help, --model"),
+        (["generate", "dog", "-n", "2", "cat"], "got 'cat', allowed: --help, --size"),
         (["generate", "dog", " "], "prompt 2: got a blank text"),
         (["generate", "dog", "dog"], "got 'dog' twice, allowed: each prompt once"),
         (["generate", "x" * 10_000_000], "prompt: got 10000000 characters, allowed: at most 2000"),
