@@ -40,7 +40,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}", FAILED
         )
     except KeyboardInterrupt:
-        return _complain("interrupted; state saved, run the same command again to continue", INTERRUPTED)
+        return _complain(
+            "interrupted; what is done is kept, and a stage run again goes on from its saved state",
+            INTERRUPTED,
+        )
     except Exception as error:
         if environment(DEBUG_VARIABLE):
             raise

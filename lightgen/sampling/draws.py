@@ -45,11 +45,13 @@ def draw(
             known = (known_mask if known_mask.ndim == 1 else known_mask[index]).cpu()[order]
             order = torch.cat([order[~known], order[known]])
         orders.append(order)
-        starts.append(torch.randn(length, channels, generator=torch_draws(seed, "noise")))
+        starts.append(
+            torch.randn(length, channels, dtype=torch.float32, generator=torch_draws(seed, "noise"))
+        )
         # step by step, so that the noise of a step does not depend on how many there are
         for step in range(num_noisy_steps):
             random = torch_draws(seed, "step noise", step)
-            steps.append(torch.randn(length, channels, generator=random))
+            steps.append(torch.randn(length, channels, dtype=torch.float32, generator=random))
     noises = None
     if num_noisy_steps:
         noises = torch.stack(steps).unflatten(0, (len(seeds), num_noisy_steps)).transpose(0, 1)

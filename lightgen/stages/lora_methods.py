@@ -21,7 +21,10 @@ class LoraMethods:
         adapter_name: str = lora.DEFAULT,
         weight: float = 1.0,
     ) -> None:
-        """Add a LoRA (folder, file or tensors) to the transformer; it alone is active then."""
+        """Add a LoRA (folder, file or tensors) to the transformer; it alone is active then.
+
+        Its scale, alpha / rank, stands in the folder's config; tensors by themselves are added as they are.
+        """
         lora.load_lora(self.transformer, source, adapter_name, weight)
 
     def set_adapters(

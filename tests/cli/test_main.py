@@ -127,7 +127,11 @@ def test_mistakes_are_one_line_and_exit_2(arguments, told, capsys, monkeypatch, 
     [
         (OSError(errno.ENOSPC, "No space left on device", "a/b"), 1, "No space left on device: a/b"),
         (PermissionError(errno.EACCES, "Permission denied", "a/b"), 1, "Permission denied: a/b"),
-        (KeyboardInterrupt(), 130, "interrupted; state saved, run the same command again to continue"),
+        (
+            KeyboardInterrupt(),
+            130,
+            "interrupted; what is done is kept, and a stage run again goes on from its saved state",
+        ),
         (RuntimeError("two\nlines"), 1, "failed, RuntimeError: two lines; LIGHTGEN_DEBUG=1 shows where"),
     ],
 )
@@ -286,7 +290,8 @@ def test_a_terminated_run_keeps_its_shards_and_continues(tmp_path, capsys, monke
     assert signal.getsignal(signal.SIGTERM) is before
     told = capsys.readouterr().err
     assert (
-        told.splitlines()[-1] == "lightgen: interrupted; state saved, run the same command again to continue"
+        told.splitlines()[-1]
+        == "lightgen: interrupted; what is done is kept, and a stage run again goes on from its saved state"
     )
     assert not (tmp_path / "images").exists()
     assert run(command) == 0
