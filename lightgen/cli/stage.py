@@ -63,7 +63,9 @@ def _known_first(prog: str, parser: Parser, rest: list[str]) -> list[str]:
 
 def _parser(stage: str, prog: str, doc: str) -> Parser:
     parser = Parser(prog, doc, "Every number of the recipe is an option too:")
-    parser.add_argument("--in", dest="inputs", nargs="+", default=[], metavar="DIR", help=_INPUTS[stage])
+    parser.add_argument(
+        "--in", dest="inputs", nargs="+", action="extend", default=[], metavar="DIR", help=_INPUTS[stage]
+    )
     parser.add_argument(
         "--out", metavar="DIR", help="where the artifact will be; an interrupted run continues"
     )
