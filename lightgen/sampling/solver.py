@@ -23,14 +23,12 @@ class Steps:
     Attributes:
         times: what the head is told, [S] in [0, 1000].
         coefficients: float32 [S, n], what a step of the solver multiplies with.
-        solver: which one.
         num_precise: the first steps, in which an error of the head is multiplied so much that they run in
             fp32 whatever the weights are.
     """
 
     times: torch.Tensor
     coefficients: torch.Tensor
-    solver: Solver
     num_precise: int
 
     def __len__(self) -> int:
@@ -61,17 +59,17 @@ def make_steps(
         if solver == "ancestral":
             columns = [np.sqrt(1 / bars[:-1]), np.sqrt(1 / bars[:-1] - 1)]
             columns += [each[::-1] for each in (*chain.posterior, *chain.log_variances)]
-            return _resident(times, np.stack(columns, axis=1), solver, device)
+            return _resident(times, np.stack(columns, axis=1), device)
     clean_of, noise_of = _conversions(prediction, signal[:-1], noise[:-1])
     update = _second_order(signal, noise) if solver == "dpm++" else _first_order(signal, noise)
-    return _resident(times, np.concatenate([clean_of, noise_of, update], axis=1), solver, device)
+    return _resident(times, np.concatenate([clean_of, noise_of, update], axis=1), device)
 
 
-def _resident(times: np.ndarray, table: np.ndarray, solver: Solver, device: torch.device) -> Steps:
+def _resident(times: np.ndarray, table: np.ndarray, device: torch.device) -> Steps:
     # the weight of the noisy token in the clean one: by it an error of the head grows in the first step
     num_precise = 1 if table[0, 0] > 10 else 0
     at, rows = (torch.tensor(each.copy(), dtype=torch.float32).to(device) for each in (times, table))
-    return Steps(at, rows, solver, num_precise)
+    return Steps(at, rows, num_precise)
 
 
 def _conversions(

@@ -12,6 +12,7 @@ from lightgen.core.errors import UserError
 from lightgen.data.picture import flatten
 from lightgen.ports.protocols import Autoencoder
 from lightgen.stages.edit import Canvas, Decode, EditConfig, compose, paint, prepare
+from lightgen.stages.pixels import as_bytes
 
 _PICTURES = "a PIL image, uint8 or float in [0, 1] as array [H, W, 3] or tensor [3, H, W], or several"
 _MASKS = "a PIL image or array or tensor [H, W] with white, 1 or True where to paint, or several"
@@ -141,11 +142,6 @@ def to_masks(mask_image: Any, height: int, width: int) -> np.ndarray:  # noqa: A
     if not found:
         raise UserError(f"mask_image: got none, allowed: {_MASKS}")
     return np.concatenate(found)
-
-
-def as_bytes(pictures: np.ndarray) -> np.ndarray:
-    """Pictures as uint8."""
-    return pictures if pictures.dtype == np.uint8 else np.rint(pictures * 255).astype(np.uint8)
 
 
 def as_floats(pictures: np.ndarray) -> np.ndarray:

@@ -1,18 +1,15 @@
 """Generate: prompts become pictures in files that remember how they were made."""
 
-import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from lightgen.core.config import config_to_dict
 from lightgen.core.errors import UserError
-from lightgen.core.progress import Progress, say
-from lightgen.core.provenance import library_versions
-from lightgen.stages.checkpoint import NANO, load_parts, open_checkpoint, pick_device, require_part
+from lightgen.core.progress import Progress
+from lightgen.sampling.decode import DecodeConfig
+from lightgen.stages.checkpoint import NANO
 from lightgen.stages.decoding import (
     DecodeOverrides,
     check_settings,
@@ -20,12 +17,13 @@ from lightgen.stages.decoding import (
     check_whole,
     pipeline_arguments,
 )
+from lightgen.stages.drawing import decoding_facts, encode_aloud, open_pipeline, pictures_at_once
 from lightgen.stages.picture_files import ContactSheet, picture_paths, write_picture
 from lightgen.stages.pipeline import LightGenPipeline
-from lightgen.stages.prompt_text import PromptCutWarning, check_pair
+from lightgen.stages.pixels import as_bytes
+from lightgen.stages.prompt_text import check_pair
 
 MAX_PICTURES = 10_000
-_BATCH_PX = 256 * 256
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,23 +82,21 @@ def generate(
     seeds = [config.seed + k for k in range(config.num)]
     paths = picture_paths(texts, seeds, out)
     _check_grid(grid, paths)
-    checkpoint = require_part(open_checkpoint(model), "transformer")
-    pipeline = LightGenPipeline.from_parts(load_parts(checkpoint.path)).to(pick_device())
+    pipeline, model_facts = open_pipeline(model)
     height, width = pipeline.default_size
     height, width = config.height or height, config.width or width
     check_sides(height, width, pipeline.unit)
     sheet = None if grid is None else ContactSheet(len(texts), config.num, height, width)
+    resolved = pipeline.resolve(config.preset, config.overrides)
     facts = {
         "negative_prompt": config.negative_prompt,
-        "model": str(model) if str(model) == NANO else checkpoint.path.resolve().name,
-        "model_digest": checkpoint.digest,
+        **model_facts,
         "height": height,
         "width": width,
-        **_settings(config, pipeline),
-        "lightgen_version": library_versions().get("lightgen", "unknown"),
+        **decoding_facts(config.preset, resolved),
     }
     with Progress("generate", len(texts) * config.num, "pictures") as progress:
-        for row, column, image in _draw(pipeline, config, texts, seeds, (height, width)):
+        for row, column, image in _draw(pipeline, config, resolved, texts, seeds, (height, width)):
             own = {"prompt": texts[row], "seed": seeds[column]}
             write_picture(paths[row][column], image, own | facts)
             if sheet is not None:
@@ -116,20 +112,15 @@ def generate(
 def _draw(
     pipeline: LightGenPipeline,
     config: GenerateConfig,
+    resolved: DecodeConfig,
     texts: list[str],
     seeds: list[int],
     size: tuple[int, int],
 ) -> Iterator[tuple[int, int, np.ndarray]]:
     """(Prompt, seed, image uint8 [H, W, 3]), the first two as indices; drawn in batches of bounded size."""
-    negatives = [] if config.negative_prompt is None else [config.negative_prompt]
-    for note in pipeline.cut_notes(texts, negatives):
-        say(note)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", PromptCutWarning)  # it was said
-        features, mask, negative, negative_mask = pipeline.encode_prompt(texts, config.negative_prompt)
-    settings = pipeline_arguments(pipeline.resolve(config.preset, config.overrides))
+    embeds = encode_aloud(pipeline, texts, config.negative_prompt)
     places = [(row, column) for row in range(len(texts)) for column in range(len(seeds))]
-    step = max(1, min(config.batch_size, config.batch_size * _BATCH_PX // (size[0] * size[1])))
+    step = pictures_at_once(config.batch_size, size[0] * size[1])
     for start in range(0, len(places), step):
         chosen = places[start : start + step]
         rows = [row for row, _ in chosen]
@@ -137,24 +128,13 @@ def _draw(
             height=size[0],
             width=size[1],
             seeds=[seeds[column] for _, column in chosen],
-            prompt_embeds=features[rows],
-            prompt_attention_mask=mask[rows],
-            negative_prompt_embeds=negative,
-            negative_prompt_attention_mask=negative_mask,
             output_type="np",
             return_dict=False,
-            **settings,
+            **{**embeds, **{name: embeds[name][rows] for name in ("prompt_embeds", "prompt_attention_mask")}},
+            **pipeline_arguments(resolved),
         )[0]
-        for (row, column), image in zip(chosen, np.rint(pixels * 255).astype(np.uint8), strict=True):
+        for (row, column), image in zip(chosen, as_bytes(pixels), strict=True):
             yield row, column, image
-
-
-def _settings(config: GenerateConfig, pipeline: LightGenPipeline) -> dict[str, Any]:
-    """Preset and every setting of the decoder."""
-    return {
-        "preset": config.preset or "exact",
-        **config_to_dict(pipeline.resolve(config.preset, config.overrides)),
-    }
 
 
 def _check_grid(grid: str | Path | None, paths: list[list[Path]]) -> None:

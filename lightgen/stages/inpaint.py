@@ -1,7 +1,5 @@
 """Inpaint: a picture file, and what to change in it, become pictures in files that say how they were made."""
 
-import hashlib
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,19 +7,20 @@ from pathlib import Path
 import numpy as np
 
 from lightgen.core.config import config_to_dict
+from lightgen.core.directory import file_entry
 from lightgen.core.errors import UserError
 from lightgen.core.progress import Progress, say
-from lightgen.core.provenance import library_versions
 from lightgen.data.picture import MAX_SIDE, read_mask, read_picture
-from lightgen.stages.checkpoint import NANO, load_parts, open_checkpoint, pick_device, require_part
+from lightgen.sampling.decode import DecodeConfig
+from lightgen.stages.checkpoint import NANO
 from lightgen.stages.decoding import DecodeOverrides, check_settings, check_whole, pipeline_arguments
+from lightgen.stages.drawing import decoding_facts, encode_aloud, open_pipeline, pictures_at_once
 from lightgen.stages.edit import EditConfig, outpaint_canvas
 from lightgen.stages.picture_files import picture_paths, write_picture
 from lightgen.stages.pipeline import LightGenPipeline
-from lightgen.stages.prompt_text import PromptCutWarning, check_pair
+from lightgen.stages.prompt_text import check_pair
 
 MAX_PICTURES = 1000
-_BATCH_PX = 256 * 256
 _LARGE = 4  # times the area that the model is made for
 
 
@@ -96,27 +95,23 @@ def inpaint(
         if path.resolve() in taken:
             raise UserError(f"--out: got {str(path)!r}, allowed: a file that is not read from")
     picture, area = _what(config, files)
-    checkpoint = require_part(open_checkpoint(model), "transformer")
-    pipeline = LightGenPipeline.from_parts(load_parts(checkpoint.path)).to(pick_device())
+    pipeline, model_facts = open_pipeline(model)
     resolved = pipeline.resolve(config.preset, config.overrides)
     facts = {
         "negative_prompt": config.negative_prompt,
         "image": _name(files[0]),
-        "image_sha256": _digest(files[0]),
+        "image_sha256": file_entry(files[0])["sha256"],
         "mask": None if mask is None else _name(files[1]),
-        "mask_sha256": None if mask is None else _digest(files[1]),
+        "mask_sha256": None if mask is None else file_entry(files[1])["sha256"],
         **config_to_dict(config.edit),
         "outpaint": config_to_dict(config.margins),
-        "model": str(model) if str(model) == NANO else checkpoint.path.resolve().name,
-        "model_digest": checkpoint.digest,
+        **model_facts,
         "height": picture.shape[0],
         "width": picture.shape[1],
-        "preset": config.preset or "exact",
-        **config_to_dict(resolved),
-        "lightgen_version": library_versions().get("lightgen", "unknown"),
+        **decoding_facts(config.preset, resolved),
     }
     with Progress("inpaint", len(seeds), "pictures") as progress:
-        for number, made in enumerate(_draw(pipeline, config, prompt, seeds, picture, area)):
+        for number, made in enumerate(_draw(pipeline, config, resolved, prompt, seeds, picture, area)):
             write_picture(paths[number], made, {"prompt": prompt, "seed": seeds[number]} | facts)
             progress.advance()
     return paths
@@ -157,15 +152,14 @@ def _what(config: InpaintConfig, files: list[Path]) -> tuple[np.ndarray, np.ndar
 def _draw(
     pipeline: LightGenPipeline,
     config: InpaintConfig,
+    resolved: DecodeConfig,
     prompt: str,
     seeds: list[int],
     picture: np.ndarray,
     area: np.ndarray | None,
 ) -> Iterator[np.ndarray]:
     """Image uint8 [H, W, 3] of each seed, drawn in batches of bounded size."""
-    negatives = [] if config.negative_prompt is None else [config.negative_prompt]
-    for note in pipeline.cut_notes([prompt], negatives):
-        say(note)
+    embeds = encode_aloud(pipeline, [prompt], config.negative_prompt)
     tall, wide = pipeline.default_size
     pixels = picture.shape[0] * picture.shape[1]
     if config.edit.crop is None and pixels > _LARGE * tall * wide:
@@ -173,10 +167,7 @@ def _draw(
             f"the picture has {picture.shape[1]}x{picture.shape[0]} px, the model is made for {wide}x{tall}: "
             "this may take long and look odd; with crop, the model sees the part around the mask alone"
         )
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", PromptCutWarning)  # it was said
-        features, mask, negative, negative_mask = pipeline.encode_prompt(prompt, config.negative_prompt)
-    step = max(1, min(config.batch_size, config.batch_size * _BATCH_PX // pixels))
+    step = pictures_at_once(config.batch_size, pixels)
     for start in range(0, len(seeds), step):
         chosen = seeds[start : start + step]
         images = pipeline(
@@ -187,13 +178,10 @@ def _draw(
             feather=config.edit.feather,
             num_images_per_prompt=len(chosen),
             seeds=chosen,
-            prompt_embeds=features,
-            prompt_attention_mask=mask,
-            negative_prompt_embeds=negative,
-            negative_prompt_attention_mask=negative_mask,
             output_type="pil",
             return_dict=False,
-            **pipeline_arguments(pipeline.resolve(config.preset, config.overrides)),
+            **embeds,
+            **pipeline_arguments(resolved),
         )[0]
         yield from map(np.asarray, images)
 
@@ -201,8 +189,3 @@ def _draw(
 def _name(path: Path) -> str:
     """File name, in Unicode even where the file system's is not."""
     return path.name.encode(errors="replace").decode()
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -30,6 +30,11 @@ def to_uint8(pixels: torch.Tensor) -> np.ndarray:
     return scaled.to(torch.uint8).permute(0, 2, 3, 1).contiguous().cpu().numpy()
 
 
+def as_bytes(pictures: np.ndarray) -> np.ndarray:
+    """Pictures as uint8, of pictures that are uint8 or float in [0, 1]."""
+    return pictures if pictures.dtype == np.uint8 else np.rint(pictures * 255).astype(np.uint8)
+
+
 def to_output(pixels: torch.Tensor, output_type: OutputType) -> list[Image.Image] | np.ndarray | torch.Tensor:
     """Images of pixels [B, 3, H, W] in [-1, 1]: pil, np [B, H, W, 3] or pt [B, 3, H, W], both in [0, 1]."""
     assert output_type != "latent", "latents are no pixels"

@@ -14,6 +14,7 @@ from lightgen.sampling.presets import PresetName
 from lightgen.stages.checkpoint import cast, load_parts, open_checkpoint, pick_device, require_part
 from lightgen.stages.decoding import DecodeOverrides, pipeline_arguments
 from lightgen.stages.pipeline import LightGenPipeline
+from lightgen.stages.pixels import as_bytes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,4 +87,4 @@ class StudentGenerator:
             return_dict=False,
             **pipeline_arguments(self._pipeline.resolve(self.config.preset, self.config.overrides)),
         )[0]
-        return np.rint(pixels * 255).astype(np.uint8)
+        return as_bytes(pixels)

@@ -13,7 +13,8 @@ from lightgen.core.errors import UserError
 from lightgen.models.tokens import patchify
 from lightgen.sampling.order import draw_order
 from lightgen.stages.edit import EditConfig, compose, fill, frame_of, outpaint_canvas, prepare, ramp, select
-from lightgen.stages.edit_batch import as_bytes, edit_batch, to_masks, to_pictures
+from lightgen.stages.edit_batch import edit_batch, to_masks, to_pictures
+from lightgen.stages.pixels import as_bytes
 
 STRIDE, PATCH = 4, 2
 UNIT = STRIDE * PATCH
