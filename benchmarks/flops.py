@@ -3,73 +3,31 @@
     python benchmarks/flops.py [--json] [--model paper|base|huge|nano] [--batch 16] [--whole]
 
 Matrix products alone, 1 multiply-add = 2 FLOPs, in TFLOP per image; without text encoder and autoencoder.
-Training: forward pass at the mean mask share of the released law (.867), dropout off.
+Training: forward pass at the mean mask share of the released law (.867).
 """
 
 import argparse
 import json
 import sys
-from dataclasses import asdict, replace
+from dataclasses import replace
 from itertools import pairwise
-from math import ceil
-from types import SimpleNamespace
 
 import torch
-from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 
 from lightgen import recipes
 from lightgen.models.shape import TransformerConfig
-from lightgen.models.student import Student
-from lightgen.models.transformer import LightGenTransformer
-from lightgen.objectives.masked import Masking, image_errors
+from lightgen.objectives.masked import MaskedConfig
 from lightgen.sampling.decode import DecodeConfig, Texts, decode_tokens, head_steps
 from lightgen.sampling.draws import Draws
 from lightgen.sampling.order import unknown_after
 from lightgen.sampling.presets import PRESETS, preset
+from lightgen.stages.budget import build_transformer, forward_flops, mean_mask_share, new_counter
 
-MASK_SHARE = 0.867
+MASK_MIN = 0.7
 UNIT_PX = 16
 # arXiv 2503.08619 as released, counted the same way: sampling 64 x 100, training forward
 RELEASED = {"sample_256": 41.7, "sample_512": 171.4, "train_forward_256": 0.451, "train_forward_512": 1.77}
-
-
-class Features(nn.Module):
-    """Text encoder that costs nothing."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.width = width
-
-    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> SimpleNamespace:
-        """Features without storage."""
-        return SimpleNamespace(last_hidden_state=torch.empty(*input_ids.shape, self.width, device="meta"))
-
-
-class Unnamed:
-    """Stands in for the counter's tracker of modules, which costs far more than the counting."""
-
-    parents = ("Global",)
-
-    def __enter__(self) -> None:
-        """Nothing to follow."""
-
-    def __exit__(self, *error: object) -> None:
-        """Nothing to end."""
-
-
-def new_counter() -> FlopCounterMode:
-    """Counter of all FLOPs together."""
-    counter = FlopCounterMode(display=False)
-    counter.mod_tracker = Unnamed()  # pyright: ignore[reportAttributeAccessIssue]
-    return counter
-
-
-def build(shape: TransformerConfig) -> LightGenTransformer:
-    """Transformer without storage."""
-    with torch.device("meta"):
-        return LightGenTransformer(**asdict(shape)).eval()
 
 
 def sample_flops(shape: TransformerConfig, px: int, config: DecodeConfig, batch: int, whole: bool) -> float:
@@ -95,7 +53,7 @@ def sample_flops(shape: TransformerConfig, px: int, config: DecodeConfig, batch:
 
 
 def _decode_flops(shape: TransformerConfig, px: int, config: DecodeConfig, batch: int) -> float:
-    transformer, side = build(shape).requires_grad_(False), px // UNIT_PX
+    transformer, side = build_transformer(shape).requires_grad_(False), px // UNIT_PX
     length, channels = side * side, transformer.token_channels
     steps = config.num_head_steps if config.solver == "ancestral" else 0
     draws = Draws(
@@ -113,23 +71,8 @@ def _decode_flops(shape: TransformerConfig, px: int, config: DecodeConfig, batch
 
 def train_flops(shape: TransformerConfig, px: int, batch: int) -> float:
     """FLOPs per image of the masked objective's forward pass, four draws per token, no text dropped."""
-    transformer, side = build(shape), px // UNIT_PX
-    length, cells = side * side, side * shape.patch_size
-    num = ceil(MASK_SHARE * length)
-    time = torch.empty(4, batch, num, device="meta")
-    masking = Masking(
-        order=torch.empty(batch, length, dtype=torch.int64, device="meta"),
-        time=time.long() if shape.prediction == "ddpm" else time,
-        noise=torch.empty(4, batch, num, transformer.token_channels, device="meta"),
-        kept=torch.arange(batch, device="meta"),
-    )
-    words = torch.empty(batch, shape.text_length, dtype=torch.int64, device="meta")
-    latents = torch.empty(batch, shape.latent_channels, cells, cells, device="meta")
-    given = {"latents": latents, "text_ids": words, "text_mask": words.bool()}
-    student = Student(transformer, Features(shape.text_width), train_text_encoder=False)
-    with new_counter() as counter, sdpa_kernel(SDPBackend.MATH):
-        image_errors(student, given, masking, variational=True)
-    return counter.get_total_flops() / batch
+    share, side = mean_mask_share(MaskedConfig(mask_min=MASK_MIN)), px // UNIT_PX
+    return forward_flops(shape, (side, side), share, draws=4, images=batch)
 
 
 def main() -> None:

@@ -101,3 +101,35 @@ def make_batch() -> Callable[..., dict[str, Any]]:
         }
 
     return make
+
+
+@pytest.fixture(scope="session")
+def draw_for() -> Callable[..., dict[str, Any]]:
+    """Function that gives a batch the masking of its samples, as a source of training does."""
+    from lightgen.models.student import Student
+    from lightgen.objectives.masked import MaskedConfig, draw_masking
+
+    def draw(config: MaskedConfig, student: Student, batch: dict[str, Any], step: int) -> dict[str, Any]:
+        sides = [batch[name] for name in ("latents", "chosen", "rejected") if name in batch]
+        patch = student.transformer.shape.patch_size
+        length = sides[0].shape[2] * sides[0].shape[3] // patch**2
+        ids = list(batch["ids"]) * (2 if "chosen" in batch else 1)
+        masking = draw_masking(config, step, ids, length, student.transformer.head)
+        return {**batch, "masking": masking.to(sides[0].device)}
+
+    return draw
+
+
+@pytest.fixture(scope="session")
+def drawing(draw_for: Callable[..., dict[str, Any]]) -> Callable[..., Callable[..., Any]]:
+    """Factory of objectives that draw the masking of their batches themselves."""
+
+    def make(kind: Callable[..., Any], config: Any, *more: Any) -> Callable[..., Any]:
+        objective, masking = kind(config, *more), getattr(config, "masking", config)
+
+        def loss(learner: Any, batch: dict[str, Any], step: int) -> Any:
+            return objective(learner, draw_for(masking, learner, batch, step), step)
+
+        return loss
+
+    return make

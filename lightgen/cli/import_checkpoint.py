@@ -18,7 +18,9 @@ def run_import(arguments: Sequence[str]) -> int:
         prog,
         "Make a checkpoint of released LightGen weights. Code in a file is never run, nothing is downloaded.",
     )
-    parser.add_argument("file", help="released .pth, or .safetensors under the released names")
+    parser.add_argument(
+        "file", nargs="?", help="released .pth, or .safetensors; without it, parts to start a student from"
+    )
     parser.add_argument("--out", required=True, metavar="DIR", help="where the checkpoint will be")
     parser.add_argument("--raw", action="store_true", help="take the weights as trained, not their average")
     parser.add_argument(

@@ -8,8 +8,9 @@ from types import FrameType
 
 from lightgen.core.config import environment, suggestion
 from lightgen.core.errors import UserError
+from lightgen.core.interrupts import Terminated
 
-DONE, FAILED, REFUSED, INTERRUPTED = 0, 1, 2, 130
+DONE, FAILED, REFUSED, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
 DEBUG_VARIABLE = "LIGHTGEN_DEBUG"
 
 _COMMANDS = {
@@ -28,7 +29,7 @@ _COMMANDS = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit code: 0 done, 2 bad usage or bad input, 1 failure, 130 interrupted (what is done is kept)."""
+    """Exit code: 0 done, 2 bad input, 1 failure, 130 interrupted, 143 terminated (what is done is kept)."""
     arguments = sys.argv[1:] if argv is None else list(argv)
     try:
         with _termination_as_interrupt():
@@ -39,10 +40,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _complain(
             f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}", FAILED
         )
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
+        is_terminated = isinstance(stop, Terminated)
         return _complain(
-            "interrupted; what is done is kept, and a stage run again goes on from its saved state",
-            INTERRUPTED,
+            f"{'terminated' if is_terminated else 'interrupted'}; what is done is kept, and a stage run "
+            "again goes on from its saved state",
+            TERMINATED if is_terminated else INTERRUPTED,
         )
     except Exception as error:
         if environment(DEBUG_VARIABLE):
@@ -114,7 +117,7 @@ def _termination_as_interrupt() -> Iterator[None]:
     """Context in which the signal to terminate is an interrupt, so that both leave things in order."""
 
     def interrupt(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
+        raise Terminated
 
     try:
         before = signal.signal(signal.SIGTERM, interrupt)

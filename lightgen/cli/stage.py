@@ -50,7 +50,12 @@ def run_stage(stage: str, arguments: Sequence[str]) -> int:
     if found.out is None:
         raise UserError(f"{prog}: got no --out, allowed: a new directory, or that of an interrupted run")
     config = override(prog, recipes.find(stage, name), _known_first(prog, parser, rest))
-    _report(_run(stage, config, found))
+    made = _run(stage, config, found)
+    from lightgen.core.ranks import leave_ranks, rank
+
+    if rank() == 0:
+        _report(made)
+    leave_ranks()
     return 0
 
 

@@ -20,6 +20,7 @@ from lightgen.core.directory import (
     json_bytes,
     lock_file,
     read_json_object,
+    share_as,
     sync_directory,
     walk,
     whole_file,
@@ -89,7 +90,7 @@ def open_artifact(path: str | Path, *kinds: str, verify: bool = True) -> Artifac
     path = Path(path)
     if not path.is_dir() or not (path / _MANIFEST).is_file() or (path / _MANIFEST).is_symlink():
         found = f"no {_MANIFEST}" if path.is_dir() else "no such directory"
-        if _partial_of(path).is_dir():
+        if workspace_of(path).is_dir():
             found = "unfinished, run its stage again"
         raise ArtifactError(f"{path}: {found}; allowed: a directory that a lightgen stage finished")
     manifest, data = read_json_object(path / _MANIFEST) or ({}, b"")
@@ -109,6 +110,12 @@ def open_artifact(path: str | Path, *kinds: str, verify: bool = True) -> Artifac
     return Artifact(path=path, manifest=manifest, digest=hashlib.sha256(data).hexdigest())
 
 
+def kind_of(path: str | Path) -> str | None:
+    """Kind that a directory says it is; None where it is no artifact."""
+    path = Path(path) / _MANIFEST
+    return (read_json_object(path) or ({}, b""))[0].get("kind") if path.is_file() else None
+
+
 class Workspace:
     """The place of an artifact in the making; a killed stage reopens it and goes on with what is there.
 
@@ -117,7 +124,7 @@ class Workspace:
 
     def __init__(self, out: Path, begun: dict[str, Any], lock: IO[bytes]) -> None:
         """Hold the locked directory beside `out`; `begin_artifact` makes these."""
-        self.out, self.path = out, _partial_of(out)
+        self.out, self.path = out, workspace_of(out)
         self._begun, self._lock = begun, lock
 
     def __enter__(self) -> Self:
@@ -181,6 +188,7 @@ class Workspace:
         data = json_bytes(manifest)
         with whole_file(self.path / _MANIFEST) as temporary:
             temporary.write_bytes(data)
+        share_as(self.path / _MANIFEST, [self.path / name for name in names])
         inner = {each for name in names for each in Path(name).parents}
         for directory in {self.path / each for each in inner} | {self.path}:
             sync_directory(directory)
@@ -233,7 +241,7 @@ def begin_artifact(
         _refuse_other(out, found, begun, advice="name another --out, or delete it")
         return open_artifact(out, kind)
     _refuse_occupied(out)
-    path = _partial_of(out)
+    path = workspace_of(out)
     path.mkdir(parents=True, exist_ok=True)
     lock = lock_file(path / _LOCK)
     if lock is None:
@@ -268,8 +276,10 @@ def _reopen(path: Path, begun: dict[str, Any]) -> None:
     (path / _MANIFEST).unlink(missing_ok=True)
 
 
-def _partial_of(out: Path) -> Path:
-    return out.parent / f".{out.name}.partial"
+def workspace_of(out: str | Path) -> Path:
+    """Where an artifact is made that will be at `out`: a hidden directory beside it."""
+    path = Path(os.path.abspath(out))
+    return path.with_name(f".{path.name}.partial")
 
 
 def _refuse_occupied(out: Path) -> None:

@@ -53,8 +53,13 @@ def first_difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
 
 
 def environment(name: str) -> str | None:
-    """Value of an environment variable, or None where it is unset or empty: the only place that reads one."""
+    """Value of an environment variable, or None where it is unset or empty."""
     return os.environ.get(name) or None
+
+
+def environment_variables() -> dict[str, str]:
+    """All environment variables, to hand on to another process."""
+    return dict(os.environ)
 
 
 def suggestion(name: str, allowed: typing.Iterable[str]) -> str:

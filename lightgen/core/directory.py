@@ -6,8 +6,9 @@ import hashlib
 import json
 import os
 import re
+import stat
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -120,6 +121,15 @@ def sync_directory(path: Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+def share_as(model: Path, paths: Sequence[Path]) -> None:
+    """Let the same people read all paths who may read the model; safetensors shuts out all but the owner."""
+    mode = stat.S_IMODE(model.stat().st_mode)
+    for path in paths:
+        if stat.S_IMODE(path.stat().st_mode) != mode:
+            with contextlib.suppress(PermissionError):  # a link to somebody else's weights
+                path.chmod(mode)
 
 
 def lock_file(path: Path) -> IO[bytes] | None:

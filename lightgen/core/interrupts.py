@@ -6,6 +6,10 @@ from types import FrameType, TracebackType
 from typing import Self
 
 
+class Terminated(KeyboardInterrupt):
+    """The process was asked to terminate (SIGTERM), not interrupted by its user."""
+
+
 class Interrupts:
     """Context in which SIGINT and SIGTERM only set `pending`; leaving it brings back what they did before.
 
@@ -14,7 +18,7 @@ class Interrupts:
     """
 
     def __init__(self) -> None:
-        self.pending = False
+        self.pending: int | None = None
         self._before: dict[int, signal._HANDLER] = {}
 
     def __enter__(self) -> Self:
@@ -34,4 +38,9 @@ class Interrupts:
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self.pending and number == signal.SIGINT:
             raise KeyboardInterrupt
-        self.pending = True
+        self.pending = number
+
+
+def interruption(number: int) -> KeyboardInterrupt:
+    """The exception that stands for a signal."""
+    return Terminated() if number == signal.SIGTERM else KeyboardInterrupt()

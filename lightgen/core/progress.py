@@ -25,11 +25,14 @@ class Progress:
         total: how many units there are, or None where that is not known.
         unit: plural noun of what is counted.
         done: units done by an earlier, interrupted run; they count as done, but not towards the speed.
+        lines: whether there are lines where there is no terminal, between the first and the last.
     """
 
-    def __init__(self, description: str, total: int | None, unit: str, done: int = 0) -> None:
+    def __init__(
+        self, description: str, total: int | None, unit: str, done: int = 0, *, lines: bool = True
+    ) -> None:
         self.description, self.total, self.unit, self.done = description, total, unit, done
-        self._before = done
+        self._before, self._lines = done, lines
         self._is_first = environment("RANK") in (None, "", "0")
         self._shown: dict[str, object] = {}
         self._bar: Bar | None = None
@@ -55,7 +58,7 @@ class Progress:
         self._shown.update(shown)
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, advance=n, shown=_named(self._shown))
-        elif time.monotonic() - self._last_line >= _LINE_EVERY_S:
+        elif self._lines and time.monotonic() - self._last_line >= _LINE_EVERY_S:
             self._last_line = time.monotonic()
             self._line()
 

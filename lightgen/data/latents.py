@@ -1,13 +1,16 @@
 """Latent shards: the autoencoder's mean and std in safetensors, and beside each shard a table of JSON lines.
 
-Shards are memory-mapped: opening costs the headers and the line offsets of the tables, a row costs the pages
-that it lies on, and all processes of a machine share what the system has cached. No file stays open between
-reads and reading changes no state, so any number of threads may read one LatentShards.
+Opening costs the headers and the line offsets of the tables; a row is read in place, and all processes of a
+machine share what the system has cached. Nothing is mapped into memory: a mapped file that gets shorter or
+fails kills the process, where a read says what happened. No file stays open between reads and reading changes
+no state, so any number of threads may read one LatentShards.
 Letters: N rows of a shard, B rows of a batch, C channels, h w grid.
 """
 
+import contextlib
+import errno
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +26,20 @@ from lightgen.core.errors import UserError
 
 _MAX_HEADER_BYTES = 1 << 20
 _COLUMNS: dict[str, type] = {"caption": str, "height": int, "width": int, "key": str}
+_NO_DAMAGE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)  # the system is short of something; the file is fine
+
+
+class CorruptSample(UserError):
+    """A sample that cannot be used.
+
+    Attributes:
+        sample: its id.
+        reason: what is wrong with it, and in which file.
+    """
+
+    def __init__(self, sample: int, reason: str) -> None:
+        super().__init__(f"sample {sample}: {reason}")
+        self.sample, self.reason = sample, reason
 
 
 @dataclass(frozen=True)
@@ -43,8 +60,9 @@ class LatentRecord:
 @dataclass(frozen=True)
 class _Shard:
     path: Path
-    mean: Tensor  # [N, C, h, w] bfloat16, mapped
-    std: Tensor | None
+    count: int
+    shape: tuple[int, int, int]  # (C, h, w)
+    starts: dict[str, int]  # first byte of mean and, where there is one, of std: [N, C, h, w] bfloat16
     lines: np.ndarray  # [N + 1] int64: where each line of the table begins, and the end
 
 
@@ -97,13 +115,13 @@ class LatentShards:
         if not paths:
             raise UserError(f"{directory}: got no latent shards, expected NAME.safetensors and NAME.jsonl")
         self._shards = [_open_shard(path) for path in paths]
-        self._ends = np.cumsum([len(shard.mean) for shard in self._shards])
+        self._ends = np.cumsum([shard.count for shard in self._shards])
         first = self._shards[0]
         for shard in self._shards:
-            if shard.mean.shape[1] != first.mean.shape[1] or (shard.std is None) != (first.std is None):
+            if shard.shape[0] != first.shape[0] or shard.starts.keys() != first.starts.keys():
                 raise UserError(f"{shard.path.name}: channels or std differ from those of {first.path.name}")
-        self.channels: int = first.mean.shape[1]
-        self.has_std: bool = first.std is not None
+        self.channels: int = first.shape[0]
+        self.has_std: bool = "std" in first.starts
 
     def __len__(self) -> int:
         """Number of rows."""
@@ -117,42 +135,63 @@ class LatentShards:
     def shape(self, i: int) -> tuple[int, int, int]:
         """(C, h, w) of row i."""
         shard, _ = self._locate([i])
-        channels, height, width = self._shards[int(shard[0])].mean.shape[1:]
-        return channels, height, width
+        return self._shards[int(shard[0])].shape
+
+    def groups(self) -> list[list[range]]:
+        """Rows of each grid size (h, w), by order of first appearance: ranges that do not touch."""
+        found: dict[tuple[int, int, int], list[range]] = {}
+        for shard, end in zip(self._shards, self._ends.tolist(), strict=True):
+            ranges, start = found.setdefault(shard.shape, []), end - shard.count
+            if ranges and ranges[-1].stop == start:
+                start = ranges.pop().start
+            ranges.append(range(start, end))
+        return list(found.values())
 
     def row(self, i: int) -> dict[str, Any]:
-        """Line of the table of row i, without touching its latents."""
+        """Line of the table of row i, without touching its latents; raises CorruptSample."""
         shard, at = self._locate([i])
-        return _read_rows(self._shards[int(shard[0])], at)[0]
+        return _whole([i], *_read_rows(self._shards[int(shard[0])], at))[0]
 
     def rows(self) -> list[dict[str, Any]]:
-        """The whole table: every row in order."""
-        return [row for shard in self._shards for row in _read_rows(shard, np.arange(len(shard.mean)))]
+        """The whole table: every row in order; raises CorruptSample."""
+        table = []
+        for shard in self._shards:
+            ids = range(len(table), len(table) + shard.count)
+            table += _whole(ids, *_read_rows(shard, np.arange(shard.count)))
+        return table
 
     def gather(self, ids: Sequence[int]) -> tuple[Tensor, Tensor | None, list[dict[str, Any]]]:
         """Mean [B, C, h, w] and std (or None), float32, and the table's rows of the ids, in their order.
 
         Raises:
-            UserError: the ids hold latents of more than one grid size, or a line of the table is not a row.
+            CorruptSample: latents that are not finite, a negative std, a line of the table without a caption,
+                or a file that cannot be read any more; the first such id is named.
+            UserError: the ids hold latents of more than one grid size.
         """
         shards, at = self._locate(ids)
-        grids = {self._shards[s].mean.shape[1:] for s in set(shards.tolist())}
+        grids = {self._shards[s].shape for s in set(shards.tolist())}
         if len(grids) != 1:
-            raise UserError(
-                f"latents: got a batch of {len(grids)} sizes {sorted(map(tuple, grids))}, allowed: one"
-            )
-        mean = torch.empty(len(ids), *grids.pop())
-        std = torch.empty_like(mean) if self.has_std else None
+            raise UserError(f"latents: got a batch of {len(grids)} sizes {sorted(grids)}, allowed: one")
+        shape = grids.pop()
+        raw = {name: np.zeros((len(ids), *shape), dtype=np.int16) for name in self._shards[0].starts}
         rows: list[dict[str, Any]] = [{}] * len(ids)
+        bad: dict[int, str] = {}  # what is wrong, by place in the batch
         for s in sorted(set(shards.tolist())):
-            shard, places = self._shards[s], np.flatnonzero(shards == s)
-            source, target = torch.from_numpy(at[places]), torch.from_numpy(places)
-            mean[target] = shard.mean[source].float()
-            if std is not None and shard.std is not None:
-                std[target] = shard.std[source].float()
-            for place, row in zip(places.tolist(), _read_rows(shard, at[places]), strict=True):
+            shard, places = self._shards[s], np.flatnonzero(shards == s).tolist()
+            found, wrong = _read_rows(shard, at[places])
+            bad |= {places[j]: reason for j, reason in wrong.items()} | _read_latents(shard, at, places, raw)
+            for place, row in zip(places, found, strict=True):
                 rows[place] = row
-        return mean, std, rows
+                if place not in bad and not row["caption"].strip():
+                    bad[place] = f"{_line_of(shard, at[place])}: its caption is blank"
+        batch = {name: torch.from_numpy(bits).view(torch.bfloat16).float() for name, bits in raw.items()}
+        for name, tensor in batch.items():
+            low, high = tensor.flatten(1).amin(1), tensor.flatten(1).amax(1)  # NaN where there is one
+            good = (low >= 0 if name == "std" else low > -torch.inf) & (high < torch.inf)
+            for place in (~good).nonzero().flatten().tolist():
+                file, fault = self._shards[shards[place]].path.name, "negative or " if name == "std" else ""
+                bad.setdefault(place, f"{file}, row {int(at[place]) + 1}: its {name} is {fault}not finite")
+        return batch["mean"], batch.get("std"), _whole(ids, rows, bad)
 
     def _locate(self, ids: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
         """Shard number and row within the shard, [B] int64 each."""
@@ -164,56 +203,108 @@ class LatentShards:
 
 
 def _open_shard(path: Path) -> _Shard:
-    tensors = _map_tensors(path)
+    (count, *shape), starts = _read_header(path)
     table = path.with_suffix(".jsonl")
     if not table.is_file():
         raise UserError(f"{path.name}: its table {table.name} is missing")
     data = np.frombuffer(table.read_bytes(), dtype=np.uint8)
     lines = np.concatenate([[0], np.flatnonzero(data == ord("\n")) + 1]).astype(np.int64)
-    count = len(tensors["mean"])
     if len(lines) - 1 != count or lines[-1] != len(data):
         raise UserError(f"{table.name}: got {len(lines) - 1} whole lines, expected {count} as in {path.name}")
-    return _Shard(path, tensors["mean"], tensors.get("std"), lines)
+    return _Shard(path, count, (shape[0], shape[1], shape[2]), starts, lines)
 
 
-def _map_tensors(path: Path) -> dict[str, Tensor]:
-    """Mapped tensors of a shard, after its header is found to be of a fair size and of our layout."""
+def _read_header(path: Path) -> tuple[list[int], dict[str, int]]:
+    """Shape [N, C, h, w] and first byte of each tensor, from a header of a fair size and of our layout.
+
+    Source: the format of safetensors: 8 bytes of length, JSON with offsets from its end, data.
+    """
     with path.open("rb") as file:
         header_bytes = int.from_bytes(file.read(8), "little")
-    if header_bytes > _MAX_HEADER_BYTES:
-        raise UserError(f"{path.name}: header of {header_bytes} bytes, allowed: up to {_MAX_HEADER_BYTES}")
+        if header_bytes > _MAX_HEADER_BYTES:
+            raise UserError(
+                f"{path.name}: header of {header_bytes} bytes, allowed: up to {_MAX_HEADER_BYTES}"
+            )
+        text = file.read(header_bytes)
     try:
-        with safe_open(path, framework="pt") as file:
+        with safe_open(path, framework="pt") as file:  # also checks offsets against the size of the file
             names = sorted(file.keys())
-            if names not in (["mean"], ["mean", "std"]):
-                raise UserError(f"{path.name}: got tensors {', '.join(names)[:80]!r}, allowed: mean and std")
-            tensors = {name: file.get_tensor(name) for name in names}
     except SafetensorError as error:
         reason = str(error).partition("\n")[0]
         raise UserError(f"{path.name}: not a whole safetensors file ({reason})") from error
-    shape = tensors["mean"].shape
+    if names not in (["mean"], ["mean", "std"]):
+        raise UserError(f"{path.name}: got tensors {', '.join(names)[:80]!r}, allowed: mean and std")
+    tensors = {name: each for name, each in json.loads(text).items() if name != "__metadata__"}
+    shape = tensors["mean"]["shape"]
     for name, tensor in tensors.items():
-        if tensor.dtype != torch.bfloat16 or tensor.ndim != 4 or tensor.shape != shape or tensor.numel() == 0:
-            got = f"{tensor.dtype} {list(tensor.shape)}"
+        if tensor["dtype"] != "BF16" or len(shape) != 4 or tensor["shape"] != shape or 0 in shape:
             raise UserError(
-                f"{path.name}: {name} is {got}, allowed: bfloat16 [N, C, h, w], as mean and as std"
+                f"{path.name}: {name} is {tensor['dtype']} {tensor['shape']}, "
+                "allowed: BF16 [N, C, h, w], as mean and as std"
             )
-    return tensors
+    return shape, {name: 8 + header_bytes + each["data_offsets"][0] for name, each in sorted(tensors.items())}
 
 
-def _read_rows(shard: _Shard, at: np.ndarray) -> list[dict[str, Any]]:
-    """Rows of the table at the given lines; the file is open no longer than that."""
-    rows = []
+def _read_latents(
+    shard: _Shard, at: np.ndarray, places: Sequence[int], raw: Mapping[str, np.ndarray]
+) -> dict[int, str]:
+    """Fill the places of the batch [B, C, h, w] with the bits of rows `at` [B]; what is wrong, by place."""
+    wrong: dict[int, str] = {}
+    name = shard.path.name
+    with _noting(wrong, places, name), shard.path.open("rb", buffering=0) as file:
+        for column, start in shard.starts.items():
+            for place in places:
+                bits = raw[column][place]
+                with _noting(wrong, [place], name):
+                    file.seek(start + int(at[place]) * bits.nbytes)
+                    if file.readinto(memoryview(bits).cast("B")) != bits.nbytes:
+                        wrong[place] = f"{name}, row {int(at[place]) + 1}: the file is cut short"
+    return wrong
+
+
+def _read_rows(shard: _Shard, at: np.ndarray) -> tuple[list[dict[str, Any]], dict[int, str]]:
+    """Rows of the table at the given lines [K], and what is wrong, by place in them."""
+    rows: list[dict[str, Any]] = [{}] * len(at)
+    wrong: dict[int, str] = {}
     table = shard.path.with_suffix(".jsonl")
-    with table.open("rb", buffering=0) as file:
-        for line in at.tolist():
+    with _noting(wrong, range(len(at)), table.name), table.open("rb", buffering=0) as file:
+        for place, line in enumerate(at.tolist()):
             start, end = int(shard.lines[line]), int(shard.lines[line + 1])
-            try:
+            with _noting(wrong, [place], table.name):
                 file.seek(start)
-                row = json.loads(file.read(end - start))
-            except (ValueError, RecursionError) as error:
-                raise UserError(f"{table.name}, line {line + 1}: not JSON") from error
-            if not isinstance(row, dict) or not isinstance(row.get("caption"), str):
-                raise UserError(f"{table.name}, line {line + 1}: expected an object with a 'caption' string")
-            rows.append(row)
+                text = file.read(end - start)
+                try:
+                    rows[place] = json.loads(text)
+                except (ValueError, RecursionError):
+                    wrong[place] = f"{_line_of(shard, line)}: not JSON"
+                    continue
+                if not isinstance(rows[place], dict) or not isinstance(rows[place].get("caption"), str):
+                    wrong[place] = f"{_line_of(shard, line)}: expected an object with a 'caption' string"
+    return rows, wrong
+
+
+@contextlib.contextmanager
+def _noting(wrong: dict[int, str], places: Sequence[int], name: str) -> Iterator[None]:
+    """Context in which a failure to read the file `name` is what is wrong with the places."""
+    try:
+        yield
+    except OSError as error:
+        wrong.update(dict.fromkeys(places, f"{name}: {damage(error)}"))
+
+
+def _line_of(shard: _Shard, line: int) -> str:
+    return f"{shard.path.stem}.jsonl, line {int(line) + 1}"
+
+
+def _whole(ids: Sequence[int], rows: list[dict[str, Any]], bad: Mapping[int, str]) -> list[dict[str, Any]]:
+    """The rows of the ids, if none is bad; raises CorruptSample of the first."""
+    if bad:
+        raise CorruptSample(ids[min(bad)], bad[min(bad)])
     return rows
+
+
+def damage(error: OSError) -> str:
+    """Why a file cannot be read, in a few words; raises the error again where the file is not to blame."""
+    if error.errno in _NO_DAMAGE:
+        raise error
+    return error.strerror or type(error).__name__

@@ -140,3 +140,14 @@ def _damaged(error: BaseException) -> UserError:
 
 def _too_many(pixels: int) -> UserError:
     return UserError(f"image of {pixels} pixels, allowed: up to {MAX_PIXELS}")
+
+
+def fit_square(image: np.ndarray, size: int) -> np.ndarray:
+    """Image uint8 [size, size, 3]: the middle square of an image [H, W, 3], scaled; the same if it fits."""
+    height, width = image.shape[:2]
+    if (height, width) == (size, size):
+        return image
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    square = Image.fromarray(image[top : top + side, left : left + side])
+    return np.asarray(square.resize((size, size), Image.Resampling.LANCZOS))

@@ -41,7 +41,7 @@ class DetectionObjective:
 
     def __call__(
         self, learner: nn.Module, batch: Mapping[str, Any], step: int
-    ) -> tuple[torch.Tensor, dict[str, float]]:
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """Loss of a batch: `pixels` uint8 [B, 3, H, W], `objects` (records: class, color, box) and `ids`."""
         pixels, objects = self._degrade(batch["pixels"], batch["objects"], batch["ids"], step)
         maps = {name: value.float() for name, value in learner(pixels).items()}
@@ -62,9 +62,7 @@ class DetectionObjective:
         }
         terms = {name: term / len(objects) for name, term in terms.items()}
         wrong = (label.argmax(1) != targets["label"]).float().sum() / (9 * len(objects))
-        return sum(terms.values(), torch.zeros(())), {
-            n: t.item() for n, t in {**terms, "wrong_labels": wrong}.items()
-        }
+        return sum(terms.values(), torch.zeros(())), {**terms, "wrong_labels": wrong}
 
     def _degrade(
         self, pixels: torch.Tensor, objects: Sequence[Sequence[dict[str, Any]]], ids: Sequence[int], step: int

@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional
 
 from lightgen.models.student import Student
-from lightgen.objectives.masked import MaskedConfig, draw_masking, image_errors
+from lightgen.objectives.masked import MaskedConfig, image_errors
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,21 +62,21 @@ class DPOObjective:
         for module in student.modules():
             if isinstance(module, nn.Dropout):
                 module.p = 0.0
-        self._reference = copy.deepcopy(student).eval().requires_grad_(False)
+        frozen = copy.deepcopy(student.transformer).requires_grad_(False)
+        self._reference = Student(frozen, student.text_encoder, train_text_encoder=False).eval()
 
     def __call__(
         self, learner: Student, batch: Mapping[str, Any], step: int
-    ) -> tuple[torch.Tensor, dict[str, float]]:
-        """Loss of a batch: `chosen` and `rejected` latents [B, C, h, w], `text_ids`, `text_mask`, `ids`."""
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """Loss of a batch: `chosen` and `rejected` latents [B, C, h, w], `text_ids`, `text_mask`, `masking`.
+
+        The masking is of every picture, the chosen and then the rejected, which share theirs.
+        """
         config, transformer = self._config, learner.transformer
         # Same precision on both sides, or rounding would look like a preference.
         nn.Module.to(self._reference.transformer, transformer.mask_token.dtype)
         pairs = torch.cat([batch["chosen"], batch["rejected"]])
-        size = len(batch["chosen"])
-        length = pairs.shape[2] * pairs.shape[3] // transformer.shape.patch_size**2
-        # The same ids twice: chosen and rejected share mask, order, times and noise.
-        ids = [*batch["ids"], *batch["ids"]]
-        masking = draw_masking(config.masking, step, ids, length, transformer.head).to(pairs.device)
+        size, masking = len(batch["chosen"]), batch["masking"]
         both = {
             "latents": pairs,
             "text_ids": batch["text_ids"].repeat(2, 1),
@@ -87,11 +87,12 @@ class DPOObjective:
             reference_chosen, reference_rejected = image_errors(self._reference, both, masking).split(size)
         losses, margin = preference_loss(chosen, rejected, reference_chosen, reference_rejected, config.beta)
         loss = losses.mean() + config.supervised * chosen.mean()
-        return loss, {
-            "accuracy": (margin > 0).float().mean().item(),
-            "margin": margin.mean().item(),
-            "chosen_error": chosen.mean().item(),
-            "rejected_error": rejected.mean().item(),
-            "chosen_change": (chosen - reference_chosen).mean().item(),
-            "rejected_change": (rejected - reference_rejected).mean().item(),
+        shown = {
+            "accuracy": (margin > 0).float(),
+            "margin": margin,
+            "chosen_error": chosen,
+            "rejected_error": rejected,
+            "chosen_change": chosen - reference_chosen,
+            "rejected_change": rejected - reference_rejected,
         }
+        return loss, {name: value.detach().mean() for name, value in shown.items()}

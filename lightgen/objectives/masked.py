@@ -111,10 +111,10 @@ def _num_predicted(config: MaskedConfig, step: int, length: int) -> int:
     return max(1, math.ceil(share * length))
 
 
-def image_errors(
+def token_errors(
     student: Student, batch: Mapping[str, Any], masking: Masking, variational: bool = False
 ) -> torch.Tensor:
-    """Squared error per image, float32 [B]: the mean over draws, hidden tokens and channels.
+    """Squared error of each draw of each hidden token, float32 [S, B, P]: the mean over channels.
 
     A flow head sees x_t = (1 - t) x + t n of token x and noise n, and says n - x; a ddpm head says n.
     Source: arXiv 2503.08619, eq. 6; the flow's straight path, arXiv 2209.03003, eq. 1.
@@ -138,7 +138,7 @@ def image_errors(
         time = masking.time[..., None]
         noisy, wanted = (1 - time) * target + time * masking.noise, masking.noise - target
         said, _ = transformer.head(noisy.flatten(0, 2), 1000 * masking.time.flatten(), embedded)
-        return (_wide(said).view_as(wanted) - wanted).square().mean(dim=(0, 2, 3))
+        return (_wide(said).view_as(wanted) - wanted).square().mean(dim=-1)
     level = noise_levels(masking.time, masking.noise.dtype)
     noisy = level.signal * target + level.noise * masking.noise
     said, variance = transformer.head(noisy.flatten(0, 2), masking.time.flatten(), embedded)
@@ -148,7 +148,12 @@ def image_errors(
         spread = _wide(variance).view_as(noisy)
         clean = target.expand_as(noisy)
         errors = errors + variational_bits(clean, noisy, said.detach(), spread, masking.time)
-    return errors.mean(dim=(0, 2))
+    return errors
+
+
+def image_errors(student: Student, batch: Mapping[str, Any], masking: Masking) -> torch.Tensor:
+    """Squared error per image, float32 [B]: the mean of `token_errors` over draws and hidden tokens."""
+    return token_errors(student, batch, masking).mean(dim=(0, 2))
 
 
 def _wide(x: torch.Tensor) -> torch.Tensor:
@@ -164,16 +169,32 @@ class MaskedObjective:
 
     def __call__(
         self, learner: Student, batch: Mapping[str, Any], step: int
-    ) -> tuple[torch.Tensor, dict[str, float]]:
-        """Loss of a batch with `latents`, `text_ids`, `text_mask` and `ids` (sample ids)."""
-        latents, shape, ids = batch["latents"], learner.transformer.shape, batch["ids"]
-        length = latents.shape[2] * latents.shape[3] // shape.patch_size**2
-        masking = draw_masking(self._config, step, ids, length, learner.transformer.head)
-        drops = learner.training and (shape.dropout > 0 or learner.train_text_encoder)
-        seed = draw_key(self._config.seed, "dropout", step, *ids[:1]) if drops else None
-        with _dropout(seed, latents.device):
-            errors = image_errors(learner, batch, masking.to(latents.device), variational=True)
-        return errors.mean(), {}
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """Loss of a batch, and the same by quarter of the time and of the share of hidden tokens.
+
+        Args:
+            learner: the student.
+            batch: `latents`, `text_ids`, `text_mask`, `ids` (sample ids) and their `masking`.
+            step: of the optimizer.
+        """
+        masking: Masking = batch["masking"]
+        drops = learner.training and (learner.transformer.shape.dropout > 0 or learner.train_text_encoder)
+        seed = draw_key(self._config.seed, "dropout", step, *batch["ids"][:1]) if drops else None
+        with _dropout(seed, batch["latents"].device):
+            errors = token_errors(learner, batch, masking, variational=True)
+        loss = errors.mean()
+        whole = 1.0 if learner.transformer.shape.prediction == "flow" else float(TRAIN_STEPS)
+        share = masking.time.shape[2] / masking.order.shape[1]
+        by_time = by_quarter(errors.detach(), masking.time / whole)
+        shown = {f"loss_time_{number}": pair for number, pair in enumerate(by_time, start=1)}
+        return loss, {**shown, f"loss_hidden_{min(4, 1 + int(4 * share))}": loss.detach()}
+
+
+def by_quarter(values: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+    """Sum and count, float64 [4, 2], of the values whose places in [0, 1] are in each quarter."""
+    quarter = (4 * places.flatten()).long().clamp(max=3)
+    pairs = torch.stack([values.flatten().double(), torch.ones_like(quarter, dtype=torch.float64)], dim=1)
+    return pairs.new_zeros(4, 2).index_add(0, quarter, pairs)
 
 
 @contextlib.contextmanager

@@ -39,7 +39,7 @@ class ReconstructionObjective:
         learner: Any,  # noqa: ANN401  (an autoencoder of diffusers, which no Protocol of ours describes)
         batch: Mapping[str, Any],
         step: int,
-    ) -> tuple[torch.Tensor, dict[str, float]]:
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """Loss and PSNR [dB] of a batch with `pixels` uint8 [B, 3, H, W] and `ids` (one per image)."""
         config = self._config
         pixels = batch["pixels"].float().div(127.5).sub(1).contiguous(memory_format=torch.channels_last)
@@ -64,4 +64,4 @@ class ReconstructionObjective:
             + config.moment * moment
         )
         psnr = 10 * torch.log10(4 / squared.detach().clamp_min(1e-8))
-        return loss, {"psnr": psnr.item(), "moment": moment.item()}
+        return loss, {"psnr": psnr, "moment": moment.detach()}

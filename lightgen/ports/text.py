@@ -1,5 +1,6 @@
 """Text encoders of transformers behind one port."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,23 +17,41 @@ class T5TextEncoder:
         self.encoder, self.tokenizer, self.max_length = encoder.eval(), tokenizer, max_length
         self.dim: int = encoder.config.d_model
 
-    def tokenize(self, texts: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
-        """(ids, mask) int64 and bool [B, T]; True = real token; T of the longest text, at most max_length."""
-        out = self.tokenizer(
-            list(texts), padding=True, truncation=True, max_length=self.max_length, return_tensors="pt"
-        )
-        return out["input_ids"], out["attention_mask"].bool()  # pyright: ignore[reportReturnType, reportAttributeAccessIssue]
-
     @torch.no_grad()
     def encode(self, texts: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
         """(features, mask): [B, T, dim] and bool [B, T], True = real token."""
-        ids, mask = self.tokenize(texts)
+        ids, mask = tokenize(self.tokenizer, texts, self.max_length, None)
         device = self.encoder.device
         return self.encoder(input_ids=ids.to(device), attention_mask=mask.to(device)).last_hidden_state, mask
 
 
-def load_text_encoder(folder: Path, tokenizer_folder: Path) -> T5TextEncoder:
-    """T5 encoder stored in `folder` (safetensors only, fp32) with the tokenizer in `tokenizer_folder`.
+def tokenize(
+    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], limit: int, padded_to: int | None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """(ids, mask): int64 and bool [N, T], True = real token.
+
+    Args:
+        tokenizer: of the text encoder.
+        texts: one or more.
+        limit: most tokens of a text; what is beyond is cut.
+        padded_to: T; None = the next multiple of 8, so that a text mostly meets the same shapes alone and
+            among others.
+    """
+    rows = tokenizer(list(texts), truncation=True, max_length=limit)["input_ids"]
+    longest = max(map(len, rows))  # pyright: ignore[reportArgumentType]
+    length = padded_to or max(8, math.ceil(longest / 8) * 8)
+    ids = torch.full((len(texts), length), int(tokenizer.pad_token_id or 0))  # pyright: ignore[reportArgumentType]
+    mask = torch.zeros(len(texts), length, dtype=torch.bool)
+    for row, found in enumerate(rows):  # pyright: ignore[reportArgumentType]
+        ids[row, : len(found)] = torch.tensor(found, dtype=torch.int64)
+        mask[row, : len(found)] = True
+    return ids, mask
+
+
+def load_text_encoder(
+    folder: Path, tokenizer_folder: Path, dtype: torch.dtype = torch.float32
+) -> T5TextEncoder:
+    """T5 encoder stored in `folder` (safetensors only) with the tokenizer in `tokenizer_folder`.
 
     Raises:
         UserError: a folder lacks its files.
@@ -40,6 +59,6 @@ def load_text_encoder(folder: Path, tokenizer_folder: Path) -> T5TextEncoder:
     for path in (folder / "config.json", tokenizer_folder / "tokenizer_config.json"):
         if not path.is_file():
             raise UserError(f"text encoder {path.parent}: no {path.name}; expected a transformers folder")
-    encoder = T5EncoderModel.from_pretrained(folder, use_safetensors=True, dtype=torch.float32)
+    encoder = T5EncoderModel.from_pretrained(folder, use_safetensors=True, dtype=dtype)
     tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder, local_files_only=True)
     return T5TextEncoder(encoder, tokenizer, tokenizer.model_max_length)

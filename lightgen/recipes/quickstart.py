@@ -9,7 +9,7 @@ from lightgen.recipes.rank import verdict
 from lightgen.recipes.train import dpo_nano, finetune_nano, pretrain_nano
 from lightgen.stages.distill import NanoPrompts
 from lightgen.stages.quickstart import QuickstartConfig
-from lightgen.stages.train import TrainConfig
+from lightgen.stages.tasks import TrainConfig
 from lightgen.training.schedule import ScheduleConfig
 
 
@@ -65,4 +65,4 @@ def from_scratch() -> QuickstartConfig:
 
 def _told_every_step(config: TrainConfig) -> TrainConfig:
     """The training with a point of its curve for every step, as there are few."""
-    return replace(config, fit=replace(config.fit, log_every=1))
+    return replace(config, run=replace(config.run, log_every=1))

@@ -1,6 +1,8 @@
 """Checkpoints: where `nano` is, and the parts of a checkpoint in memory and on disk."""
 
+import contextlib
 import json
+import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +19,7 @@ from transformers.utils import logging as transformers_logging
 from lightgen.core.artifact import Artifact, open_artifact
 from lightgen.core.config import digest
 from lightgen.core.errors import UserError
+from lightgen.core.ranks import local_rank
 from lightgen.models.transformer import LightGenTransformer
 from lightgen.ports.autoencoder import DiffusersAutoencoder, load_autoencoder
 from lightgen.ports.nano.detector import (
@@ -62,15 +65,19 @@ class Parts:
         return DiffusersAutoencoder(self.vae)
 
 
-def open_checkpoint(name: str | Path) -> Artifact:
+def open_checkpoint(name: str | Path, *, verify: bool = True) -> Artifact:
     """Checkpoint artifact of a directory, or the shipped one for the word `nano`.
+
+    Args:
+        name: the directory, or the word.
+        verify: also hash every file.
 
     Raises:
         ArtifactError: it is missing, damaged or of another kind.
         UserError: `nano` is asked for and this copy of lightgen comes without weights.
     """
     if str(name) != NANO:
-        return open_artifact(name, "checkpoint")
+        return open_artifact(name, "checkpoint", verify=verify)
     return _open_shipped(SHIPPED / NANO)
 
 
@@ -158,9 +165,21 @@ def save_detector(network: DetectorNetwork, folder: Path) -> None:
 
 
 def copy_part(source: Path, target: Path) -> None:
-    """Copy of a part's folder, byte for byte, in place of what is there."""
+    """Copy of a part's folder, byte for byte, in place of what is there.
+
+    Weights are linked where the file system can: nothing changes a file of an artifact, and a large text
+    encoder is then stored once.
+    """
     shutil.rmtree(target, ignore_errors=True)
-    shutil.copytree(source, target)
+    shutil.copytree(source, target, copy_function=_link_weights)
+
+
+def _link_weights(source: str, target: str) -> None:
+    if source.endswith(".safetensors"):
+        with contextlib.suppress(OSError):
+            os.link(source, target)
+            return
+    shutil.copy2(source, target)
 
 
 def autoencoder_digest(checkpoint: Artifact) -> str:
@@ -194,5 +213,5 @@ def quiet_libraries() -> None:
 
 
 def pick_device() -> torch.device:
-    """The accelerator, where PyTorch finds one, else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    """The accelerator of this rank, where PyTorch finds one, else the CPU."""
+    return torch.device("cuda", local_rank()) if torch.cuda.is_available() else torch.device("cpu")

@@ -1,7 +1,7 @@
 """Encode: images become latents, by the autoencoder of a checkpoint."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,6 +14,7 @@ from lightgen.core.errors import UserError
 from lightgen.core.progress import Progress, say
 from lightgen.data.images import CorruptRecord, ImageRecord
 from lightgen.data.latents import LatentShards, write_latent_shard
+from lightgen.data.picture import fit_square
 from lightgen.ports.autoencoder import DiffusersAutoencoder, load_autoencoder
 from lightgen.stages.checkpoint import NANO, autoencoder_digest, open_checkpoint, pick_device
 from lightgen.stages.inputs import ImageInputs, open_images, require_size
@@ -29,11 +30,14 @@ class EncodeConfig:
         batch_size: images per pass.
         shard_size: rows per shard, the unit of work that a killed run does not repeat.
         precision: of the pass; latents are stored in bf16 in any case.
+        size: side in px to which the middle square of every image is scaled; None takes images as they are,
+            all of one size.
     """
 
     batch_size: int = 50
     shard_size: int = 1000
     precision: Literal["bf16", "fp32"] = "fp32"
+    size: int | None = None
 
 
 def encode(
@@ -80,7 +84,7 @@ class _Encoder:
         self._device = pick_device()
         autoencoder.vae.to(self._device)  # pyright: ignore[reportArgumentType, reportCallIssue]
         self._autoencoder = autoencoder
-        self._size = _first_size(inputs)
+        self._size = (config.size, config.size) if config.size else _first_size(inputs)
         if any(side % autoencoder.stride for side in self._size):
             got = f"{self._size[1]}x{self._size[0]} px"
             raise UserError(
@@ -108,6 +112,8 @@ class _Encoder:
             except CorruptRecord as error:
                 say(f"encode: skipped {error}")
                 continue
+            if self._config.size is not None:
+                record = replace(record, image=fit_square(record.image, self._config.size))
             require_size(record.image, *self._size, key=record.key)
             batch.append((i, record))
             if len(batch) == self._config.batch_size:

@@ -63,7 +63,7 @@ class ImportConfig:
 
 def import_checkpoint(
     config: ImportConfig,
-    file: str | Path,
+    file: str | Path | None,
     out: str | Path,
     vae: str | Path | None = None,
     text_encoder: str | Path | None = None,
@@ -71,9 +71,11 @@ def import_checkpoint(
 ) -> Artifact:
     """Checkpoint artifact in fp32 of a file of released weights, with the other parts that are named.
 
+    Without a file it holds those parts alone: what a new student starts from.
+
     Args:
         config: what the file does not say.
-        file: a `.pth` or `.safetensors`; nothing in it is ever run.
+        file: a `.pth` or `.safetensors`, of which nothing is ever run; or None.
         out: where the artifact will be.
         vae: local folder of a diffusers autoencoder.
         text_encoder: local folder of a T5, whole or its encoder alone; it keeps its dtype.
@@ -82,21 +84,27 @@ def import_checkpoint(
     Raises:
         UserError: a file or folder is of another kind, or they do not fit together.
     """
-    file = Path(file)
+    file = None if file is None else Path(file)
     folders = _folders(vae, text_encoder, tokenizer)
-    weights = read_released(file, config.ema)
+    if file is None and "vae" not in folders:
+        raise UserError("import-checkpoint: got neither a file nor --vae, allowed: at least one of them")
+    weights = None if file is None else read_released(file, config.ema)
     settings = {"stage": "import-checkpoint", **config_to_dict(config), **_identity(file, folders)}
     found = begin_artifact(out, "checkpoint", settings, [])
     if isinstance(found, Artifact):
         return found
     with found as workspace:
-        parts = _parts(config, weights.tensors, folders, str(file))
-        parameters = sum(tensor.numel() for tensor in parts["transformer"].parameters())
-        say(f"{file.name}: {parameters:,} parameters of {weights.part}")
+        if weights is None or file is None:
+            parts, source = _others(config, folders, None), None
+        else:
+            parts = _parts(config, weights.tensors, folders, str(file))
+            source = {"name": file.name, "weights": weights.part}
+        modules = [part for part in parts.values() if isinstance(part, nn.Module)]
+        parameters = sum(tensor.numel() for tensor in (parts.get("transformer") or modules[0]).parameters())
+        say(f"{', '.join(parts)}: {parameters:,} parameters of {'transformer' if source else 'vae'}")
         for name in parts:
             workspace.remove(name)  # what an interrupted run left
         _save(parts, workspace.path)
-        source = {"name": file.name, "weights": weights.part}
         return workspace.commit({"parameters": parameters}, source=source)
 
 
@@ -146,43 +154,51 @@ def _folders(
     return folders
 
 
-def _identity(file: Path, folders: Mapping[str, Path]) -> dict[str, Any]:
+def _identity(file: Path | None, folders: Mapping[str, Path]) -> dict[str, Any]:
     """What tells these inputs from others: the hash of the weights, names and sizes in the folders."""
-    if file.stat().st_size > 2**30:
+    if file is not None and file.stat().st_size > 2**30:
         say(f"{file.name}: hashing {file.stat().st_size / 2**30:.1f} GiB")
     kinds = (".safetensors", ".json", ".model")
     sizes = {
         part: {path.name: path.stat().st_size for path in sorted(folder.iterdir()) if path.suffix in kinds}
         for part, folder in folders.items()
     }
-    return {"sha256": file_entry(file)["sha256"], "parts": sizes}
+    return {"sha256": None if file is None else file_entry(file)["sha256"], "parts": sizes}
 
 
 def _parts(
     config: ImportConfig, tensors: Mapping[str, torch.Tensor], folders: Mapping[str, Path], where: str
 ) -> dict[str, Any]:
     """The transformer and the named parts in memory, checked to fit together."""
-    parts: dict[str, Any] = {}
-    stride = _STRIDE
-    if "vae" in folders:
-        autoencoder = _load_vae(folders["vae"])
-        parts["vae"], stride = autoencoder.vae, autoencoder.stride
+    stride = _load_vae(folders["vae"]).stride if "vae" in folders else _STRIDE
     unit = stride * RELEASED_CHOICES["patch_size"]
     if config.size < unit or config.size % unit:
         raise UserError(f"--size: got {config.size} px, allowed: multiples of {unit}")
     shape = released_config(tensors, config.num_heads, config.text_length, config.size // stride, where)
     cast = require_released(tensors, shape, where)
-    if "vae" in parts:
-        got, allowed = parts["vae"].config["latent_channels"], shape["latent_channels"]
-        if got != allowed:
-            raise UserError(f"--vae {folders['vae']}: got {got} latent channels, allowed: {allowed}")
-    if "text_encoder" in folders:
-        text = _load_text(folders["text_encoder"], folders["tokenizer"], shape)
-        parts |= {"text_encoder": text.encoder, "tokenizer": text.tokenizer}
+    parts = _others(config, folders, shape)
     with torch.device("meta"):
         transformer = LightGenTransformer(**shape)
     transformer.load_state_dict(from_released(cast), assign=True)
     return parts | {"transformer": transformer.eval()}
+
+
+def _others(
+    config: ImportConfig, folders: Mapping[str, Path], shape: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """The named parts besides the transformer, checked to fit its shape, where there is one."""
+    parts: dict[str, Any] = {}
+    if "vae" in folders:
+        parts["vae"] = _load_vae(folders["vae"]).vae
+        got = parts["vae"].config["latent_channels"]
+        if shape is not None and got != shape["latent_channels"]:
+            allowed = shape["latent_channels"]
+            raise UserError(f"--vae {folders['vae']}: got {got} latent channels, allowed: {allowed}")
+    if "text_encoder" in folders:
+        width = None if shape is None else int(shape["text_width"])
+        text = _load_text(folders["text_encoder"], folders["tokenizer"], width, config.text_length)
+        parts |= {"text_encoder": text.encoder, "tokenizer": text.tokenizer}
+    return parts
 
 
 def _load_vae(folder: Path) -> DiffusersAutoencoder:
@@ -193,21 +209,21 @@ def _load_vae(folder: Path) -> DiffusersAutoencoder:
     return autoencoder
 
 
-def _load_text(folder: Path, tokenizer: Path, shape: Mapping[str, Any]) -> T5TextEncoder:
+def _load_text(folder: Path, tokenizer: Path, width: int | None, text_length: int) -> T5TextEncoder:
     """Text encoder in the dtype that it is stored in; its tokenizer cuts where the transformer does."""
     with _told(f"--text-encoder {folder}"):
         stored = _stored(folder)
         told = json.loads((folder / "config.json").read_text())
-        if told["model_type"] != "t5" or told["d_model"] != shape["text_width"]:
+        if told["model_type"] != "t5" or told["d_model"] != (width or told["d_model"]):
             got = f"a {told['model_type']!r} of width {told['d_model']!r}"
-            raise UserError(f"got {got}, allowed: a 't5' of width {shape['text_width']}")
+            raise UserError(f"got {got}, allowed: a 't5' of width {width or 'any'}")
         text = load_text_encoder(folder, tokenizer)
         shared = {"shared.weight", "encoder.embed_tokens.weight"}  # two names of one tensor
         _require_whole(text.encoder, {*stored, *(shared if shared & set(stored) else ())})
     dtypes = {stored[name] for name in text.encoder.state_dict() if name in stored}
     if len(dtypes) == 1:
         nn.Module.to(text.encoder, _DTYPES.get(dtypes.pop(), torch.float32))
-    text.tokenizer.model_max_length = min(text.tokenizer.model_max_length, shape["text_length"])
+    text.tokenizer.model_max_length = min(text.tokenizer.model_max_length, text_length)
     return text
 
 
@@ -240,8 +256,8 @@ def _require_whole(module: nn.Module, stored: Container[str]) -> None:
 
 def _save(parts: Mapping[str, Any], folder: Path) -> None:
     """Write the parts in the diffusers layout, as a pipeline where all four are there."""
-    transformer: LightGenTransformer = parts["transformer"]
     if len(parts) == 4:
+        transformer: LightGenTransformer = parts["transformer"]
         vae: Vae = parts["vae"]
         text_encoder: T5EncoderModel = parts["text_encoder"]
         tokenizer: PreTrainedTokenizerBase = parts["tokenizer"]

@@ -22,7 +22,8 @@ from lightgen.stages.export import export_nano
 from lightgen.stages.journal import Journal
 from lightgen.stages.pixels import to_uint8
 from lightgen.stages.self_test import render_share
-from lightgen.stages.train import TrainConfig, train
+from lightgen.stages.tasks import TrainConfig
+from lightgen.stages.train import train
 
 _MEASURED_BATCH = 32
 

@@ -10,8 +10,9 @@ from transformers import PreTrainedTokenizerBase, T5EncoderModel
 
 from lightgen.core.errors import UserError
 from lightgen.models.transformer import LightGenTransformer
+from lightgen.ports.text import tokenize
 from lightgen.sampling.decode import Texts
-from lightgen.stages.prompt_text import check_pair, tokenize
+from lightgen.stages.prompt_text import check_pair
 
 # Shapes: N prompts, B images, T text tokens, F width of the text encoder, D width of the transformer.
 

@@ -1,11 +1,9 @@
-"""Prompts as a pipeline takes them: checked, turned into token ids, and never cut without a word."""
+"""Prompts as a pipeline takes them: checked, and never cut without a word."""
 
-import math
 import warnings
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from transformers import PreTrainedTokenizerBase
 
 from lightgen.core.errors import UserError
@@ -65,29 +63,6 @@ def check_pair(prompt: object, negative_prompt: object) -> tuple[list[str], list
             f"negative_prompt: got {len(others)} for {len(prompts)} prompts, allowed: one, or one per prompt"
         )
     return prompts, others
-
-
-def tokenize(
-    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], limit: int, padded_to: int | None
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """(ids, mask): int64 and bool [N, T], True = real token.
-
-    Args:
-        tokenizer: of the text encoder.
-        texts: from `check_texts`.
-        limit: most tokens of a text; what is beyond is cut, see `cut_notes`.
-        padded_to: T; None = the next multiple of 8, so that a text mostly meets the same shapes alone and
-            among others.
-    """
-    rows = tokenizer(list(texts), truncation=True, max_length=limit)["input_ids"]
-    longest = max(map(len, rows))  # pyright: ignore[reportArgumentType]
-    length = padded_to or max(8, math.ceil(longest / 8) * 8)
-    ids = torch.full((len(texts), length), int(tokenizer.pad_token_id or 0))  # pyright: ignore[reportArgumentType]
-    mask = torch.zeros(len(texts), length, dtype=torch.bool)
-    for row, found in enumerate(rows):  # pyright: ignore[reportArgumentType]
-        ids[row, : len(found)] = torch.tensor(found, dtype=torch.int64)
-        mask[row, : len(found)] = True
-    return ids, mask
 
 
 def cut_notes(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], limit: int, name: str) -> list[str]:

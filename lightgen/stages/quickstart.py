@@ -17,7 +17,8 @@ from lightgen.stages.evaluate import EvaluateConfig, evaluate
 from lightgen.stages.journal import Journal
 from lightgen.stages.quickstart_page import quickstart_page
 from lightgen.stages.rank import RankConfig, rank
-from lightgen.stages.train import TrainConfig, prepare, train
+from lightgen.stages.tasks import TrainConfig
+from lightgen.stages.train import prepare, train
 from lightgen.training.fit import fit
 
 _TIMED_STEPS = 6
@@ -167,9 +168,10 @@ class _Story:
         job, _ = prepare(config, [self.out / latents], start)
         folder = self.out / ".timing"
         shutil.rmtree(folder, ignore_errors=True)
-        timed = replace(config.fit, num_steps=_TIMED_STEPS, log_every=1, save_every=_TIMED_STEPS)
+        timed = replace(config.fit, num_steps=_TIMED_STEPS)
+        run = replace(config.run, log_every=1, save_every=_TIMED_STEPS)
         try:
-            fit(timed, job.learner, job.objective, job.batches, folder, "time a few steps")
+            fit(timed, job.training(folder), folder, run, "time a few steps")
             times = [record["elapsed_s"] for record in read_metrics(folder / "metrics.jsonl")]
         finally:
             shutil.rmtree(folder, ignore_errors=True)

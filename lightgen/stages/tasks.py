@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from torch import nn
 
 from lightgen.core.artifact import Artifact
@@ -16,31 +17,33 @@ from lightgen.objectives.masked import MaskedConfig
 from lightgen.objectives.reconstruction import ReconstructionConfig
 from lightgen.ports.nano.world import CLASSES, COLORS
 from lightgen.stages.lora import LoraConfig
-from lightgen.training.fit import Objective
+from lightgen.training.config import FitConfig, RunConfig
+from lightgen.training.fit import Training
 
 Dtype = Literal["fp32", "fp16"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainTask:
-    """The masked objective on latents.
+    """The masked objective on latents, or on images that are encoded on the way.
 
     Attributes:
+        image_size: side of the pictures, px: to what images are cut and scaled, and what latents must be of;
+            None takes latents as they are.
         model: shape of a new transformer, whose latent channels and text width and length follow from data
             and text encoder; None goes on with that of the start.
         text_encoder: that of the start, or a new one.
         train_text_encoder: whether it learns too.
         lora: small additions learn in place of the weights of the start; None = the weights.
-        gradient_checkpointing: whether blocks compute their inner values twice to save memory.
         seed: of new weights.
     """
 
     objective: MaskedConfig = field(default_factory=MaskedConfig)
+    image_size: int | None = None
     model: TransformerConfig | None = None
     text_encoder: Literal["start", "new"] = "start"
     train_text_encoder: bool = False
     lora: LoraConfig | None = None
-    gradient_checkpointing: bool = False
     seed: int = 0
 
 
@@ -87,7 +90,15 @@ class DetectorTask:
 
 
 Task = PretrainTask | DPOTask | AutoencoderTask | DetectorTask
-Batches = Callable[[int], Mapping[str, Any]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """What is trained, with which numbers, and how these machines do it."""
+
+    task: Task
+    fit: FitConfig = field(default_factory=lambda: FitConfig(num_steps=1000))
+    run: RunConfig = field(default_factory=RunConfig)
 
 
 @dataclass(frozen=True)
@@ -98,16 +109,17 @@ class Job:
         inputs: parents in the order of the command line, without the start.
         identity: entries of the config that name inputs which are no artifacts.
         learner: module to train, on its device.
-        objective: what it minimises.
-        batches: global batch of an optimizer step, a pure function of the step.
-        save: writes the trained parts into the folder of a checkpoint.
+        training: gives what `fit` takes; bad samples are noted in the folder.
+        save: writes the trained parts, from averaged weights by the learner's names, into the folder of a
+            checkpoint; may run while the learner is trained on, where the job exports.
         facts: further entries of the manifest.
+        exports: whether the run leaves checkpoints on its way.
     """
 
     inputs: tuple[Artifact, ...]
     identity: dict[str, Any]
     learner: nn.Module
-    objective: Objective
-    batches: Batches
-    save: Callable[[Path], None]
+    training: Callable[[Path | None], Training]
+    save: Callable[[Path, Mapping[str, torch.Tensor]], None]
     facts: dict[str, Any]
+    exports: bool = False

@@ -1,33 +1,27 @@
-"""Train: data and a start become a checkpoint, by one loop whatever the task."""
+"""Train: data and a start become a checkpoint, by one loop whatever the task, on any number of ranks."""
 
 import json
 import shutil
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lightgen.core.artifact import Artifact, Workspace, begin_artifact
+import torch
+
+from lightgen.core.artifact import Artifact, Workspace, begin_artifact, open_artifact, workspace_of
 from lightgen.core.config import config_to_dict
-from lightgen.core.errors import UserError
+from lightgen.core.ranks import from_first, join_ranks, num_ranks, rank
 from lightgen.stages.checkpoint import NANO, open_checkpoint
 from lightgen.stages.picture_jobs import autoencoder_job, detector_job
+from lightgen.stages.snapshots import Snapshots
 from lightgen.stages.student_jobs import dpo_job, pretrain_job
-from lightgen.stages.tasks import AutoencoderTask, DetectorTask, DPOTask, Job, PretrainTask, Task
-from lightgen.training.fit import FitConfig, fit
+from lightgen.stages.tasks import AutoencoderTask, DetectorTask, DPOTask, Job, PretrainTask, TrainConfig
+from lightgen.training.fit import STATES, fit
+from lightgen.training.state import State, newest_step, open_state
 
 STATE = "train_state"
-_FITTED = f"{STATE}/fitted.json"
 _SAVED = f"{STATE}/saved.json"
 _KINDS = {PretrainTask: "pretrain", DPOTask: "dpo", AutoencoderTask: "autoencoder", DetectorTask: "detector"}
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainConfig:
-    """What is trained, how long, and with which numbers."""
-
-    task: Task
-    fit: FitConfig = field(default_factory=lambda: FitConfig(num_steps=1000))
 
 
 def train(
@@ -35,31 +29,36 @@ def train(
 ) -> Artifact:
     """Checkpoint artifact with the trained parts; a killed run continues from its last saved state.
 
+    Under torchrun all ranks call it; the first alone writes the artifact, on a file system that all see. On
+    its way a run of a student leaves a checkpoint of the averaged weights at each saved state,
+    `OUT-steps/step-N`.
+
     Args:
-        config: the task and the loop's numbers.
+        config: the task, the loop's numbers, and how these machines run it.
         out: where the artifact will be.
-        inputs: one artifact of latents, or images for an autoencoder or detector.
+        inputs: one artifact of latents, or images.
         start: checkpoint to begin from; unnamed, it is `nano` where the task needs one.
 
     Raises:
         UserError: inputs or a start that the task cannot use, or a loss that stays non-finite.
     """
-    if config.fit.num_steps < 1 or config.fit.global_batch_size < 1:
-        got = f"num_steps {config.fit.num_steps}, global_batch_size {config.fit.global_batch_size}"
-        raise UserError(f"fit: got {got}, allowed: whole numbers from 1")
+    config.fit.check()
+    config.run.check()
+    join_ranks(config.run.timeout_s)
     job, parents = prepare(config, inputs, start)
-    settings = {"stage": "train", **config_to_dict(config), **job.identity}
-    found = begin_artifact(out, "checkpoint", settings, parents)
-    if isinstance(found, Artifact):
-        return found
-    with found as workspace:
-        if not workspace.has(_SAVED):
-            workspace.write_json(_SAVED, _fit_and_save(config, job, workspace))
-        summary = json.loads((workspace.path / _SAVED).read_text())
-        # only now, when the parts are whole: a run killed before this line still has its state
-        shutil.rmtree(workspace.path / STATE / "state", ignore_errors=True)
-        parameters = sum(p.numel() for p in job.learner.parameters())
-        return workspace.commit({"steps": summary["steps"], "parameters": parameters}, **job.facts)
+    identity = {"task": config_to_dict(config.task), "fit": config_to_dict(config.fit)}
+    settings = {"stage": "train", **identity, **job.identity}
+    found = begin_artifact(out, "checkpoint", settings, parents) if rank() == 0 else None
+    if not from_first(int(isinstance(found, Artifact))):
+        if isinstance(found, Workspace):
+            with found as workspace:
+                _fit_and_commit(
+                    config, job, workspace, Snapshots(job, Path(out), settings, parents, config.run)
+                )
+        else:
+            _fit(config, job, workspace_of(out) / STATE, None)
+        from_first(0)  # the others wait until the artifact is whole
+    return found if isinstance(found, Artifact) else open_artifact(out, "checkpoint", verify=False)
 
 
 def prepare(
@@ -73,31 +72,47 @@ def prepare(
     task = config.task
     if start is None and isinstance(task, PretrainTask | DPOTask):
         start = NANO
-    checkpoint = None if start is None else open_checkpoint(start)
+    checkpoint = None if start is None else open_checkpoint(start, verify=rank() == 0)
     if isinstance(task, AutoencoderTask):
-        job = autoencoder_job(task, config.fit, inputs, checkpoint)
+        job = autoencoder_job(config, task, inputs, checkpoint)
     elif isinstance(task, DetectorTask):
-        job = detector_job(task, config.fit, inputs, checkpoint)
+        job = detector_job(config, task, inputs, checkpoint)
     else:
         assert checkpoint is not None
         if isinstance(task, PretrainTask):
-            job = pretrain_job(task, config.fit, inputs, checkpoint)
+            job = pretrain_job(config, task, inputs, checkpoint)
         else:
-            job = dpo_job(task, config.fit, inputs, checkpoint)
+            job = dpo_job(config, task, inputs, checkpoint)
     return job, [*job.inputs, *([checkpoint] if checkpoint else [])]
 
 
-def _fit_and_save(config: TrainConfig, job: Job, workspace: Workspace) -> dict[str, Any]:
-    """Summary of the run, when the trained parts lie in the workspace."""
-    wanted, folder = config.fit, workspace.path / STATE
-    if workspace.has(_FITTED):
-        # the run was over when it was killed; no step is left, and the loop only brings back the average
-        wanted = replace(wanted, num_steps=json.loads((workspace.path / _FITTED).read_text())["steps"])
+def averaged(state: State) -> dict[str, torch.Tensor]:
+    """Averaged weights of a state, whole, by the learner's names."""
+    return {name: state.full(f"ema/{name}") for name in state.names("ema")}
+
+
+def _fit(config: TrainConfig, job: Job, folder: Path, snapshots: Snapshots | None) -> None:
     description = f"train {_KINDS[type(config.task)]}"
-    steps = fit(wanted, job.learner, job.objective, job.batches, folder, description)
-    workspace.write_json(_FITTED, {"steps": steps})
-    for torn in workspace.path.iterdir():
-        if torn.is_dir() and torn.name != STATE:
-            shutil.rmtree(torn)
-    job.save(workspace.path)
-    return {"steps": steps}
+    fit(config.fit, job.training(folder), folder, config.run, description, snapshots if job.exports else None)
+
+
+def _fit_and_commit(config: TrainConfig, job: Job, workspace: Workspace, snapshots: Snapshots) -> Artifact:
+    """The artifact, on the first rank."""
+    folder = workspace.path / STATE
+    if not workspace.has(_SAVED):
+        _fit(config, job, folder, snapshots)
+        step = newest_step(folder / STATES)
+        for torn in workspace.path.iterdir():
+            if torn.is_dir() and torn.name != STATE:
+                shutil.rmtree(torn)
+        job.save(workspace.path, averaged(open_state(folder / STATES, step)))
+        workspace.write_json(_SAVED, {"steps": step})
+    elif num_ranks() > 1:
+        # the others cannot know that the parts were written; they meet here, where no step is left
+        _fit(config, job, folder, None)
+    steps: int = json.loads((workspace.path / _SAVED).read_text())["steps"]
+    # only now, when the parts are whole: a run killed before this line still has its states
+    shutil.rmtree(folder / STATES, ignore_errors=True)
+    parameters = sum(p.numel() for p in job.learner.parameters())
+    run: Mapping[str, Any] = {**config_to_dict(config.run), "ranks": num_ranks()}
+    return workspace.commit({"steps": steps, "parameters": parameters}, run=run, **job.facts)

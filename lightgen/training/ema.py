@@ -14,11 +14,12 @@ class Ema:
 
     @torch.no_grad()
     def update(self, tensors: Mapping[str, torch.Tensor], step: int) -> None:
-        """Move towards the tensors after optimizer step `step` (from 0).
+        """Move towards the tensors after optimizer step `step` (from 0); one pass over all of them.
 
         Early averages forget faster, with decay (1 + step) / (10 + step), or the start would weigh for
         1/(1-decay) steps.
         """
         decay = min(self._decay, (1 + step) / (10 + step))
-        for name, average in self.tensors.items():
-            average.lerp_(tensors[name].float(), 1 - decay)
+        values = [tensors[name].detach().float() for name in self.tensors]
+        averages = list(self.tensors.values())
+        torch._foreach_lerp_(averages, values, 1 - decay)  # pyright: ignore[reportPrivateImportUsage]

@@ -1,283 +1,214 @@
-"""The one training loop: a learner, an objective, batches by step; exact on resume."""
+"""The one training loop: a learner, an objective, samples by step; exact on resume, on any ranks."""
 
-import contextlib
-import math
+import signal
 import time
-from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
 
 import torch
 from torch import nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from lightgen.core.device import peak_flops
 from lightgen.core.errors import UserError
-from lightgen.core.interrupts import Interrupts
-from lightgen.core.metrics import MetricsLog
+from lightgen.core.interrupts import Interrupts, interruption
 from lightgen.core.progress import Progress
-from lightgen.core.ranks import average_over_ranks, join_ranks, num_ranks, rank
-from lightgen.training.ema import Ema
-from lightgen.training.optimizer import Optimizer, OptimizerConfig
-from lightgen.training.schedule import ScheduleConfig, lr_factor
-from lightgen.training.state import load_newest_state, save_state
+from lightgen.core.ranks import answers_expected, from_first, join_ranks, num_ranks, rank
+from lightgen.training.config import FitConfig, RunConfig
+from lightgen.training.feed import Feed, Source
+from lightgen.training.learning import Learning, Objective, Outcome
+from lightgen.training.placement import Layers
+from lightgen.training.saver import OnSaved, Saver
+from lightgen.training.schedule import lr_factor
+from lightgen.training.state import newest_step, open_state
+from lightgen.training.watch import Watch
 
-Batch = Mapping[str, Any]
-
-
-class Objective(Protocol):
-    """What is minimised: scalar loss and named numbers to watch, for one micro-batch of one optimizer step.
-
-    A batch is a mapping whose tensors and lists share their first dimension; the loss is a mean over it.
-    """
-
-    def __call__(self, learner: nn.Module, batch: Batch, step: int) -> tuple[torch.Tensor, dict[str, float]]:
-        """Loss [scalar, with gradient] and numbers to watch."""
-        ...
+STATES = "state"
+_HELD_OUT_BATCH = 32
 
 
 @dataclass(frozen=True, kw_only=True)
-class FitConfig:
-    """How long, how large, how precise.
+class Training:
+    """Everything that is trained, and on what.
 
     Attributes:
-        num_steps: optimizer steps in all.
-        max_seconds: stop earlier when this much time has been spent training; the schedule's end is then not
-            reached.
-        global_batch_size, micro_batch_size: samples per optimizer step, and per pass (None: all at once).
-        ema_decay: of the average that is exported.
-        precision: of forward and backward pass; weights, optimizer and average are fp32 either way.
-        save_every, log_every: in optimizer steps.
-        max_bad_steps: steps in a row with a non-finite gradient before the run aborts.
+        learner: to train, in place, on its device.
+        objective: what is minimised.
+        source: samples.
+        layers: see `Learning`.
+        held_out: groups of samples, each of one size, for the held-out loss.
+        flops_per_sample: of a forward and backward pass, for the MFU; counted only if asked.
     """
 
-    num_steps: int
-    seed: int = 0
-    global_batch_size: int = 64
-    micro_batch_size: int | None = None
-    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
-    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
-    max_grad_norm: float = 1.0
-    ema_decay: float = 0.999
-    precision: Literal["bf16", "fp32"] = "bf16"
-    save_every: int = 500
-    log_every: int = 20
-    max_bad_steps: int = 10
-    max_seconds: float | None = None
+    learner: nn.Module
+    objective: Objective
+    source: Source
+    layers: Layers = ()
+    held_out: Sequence[Sequence[int]] = field(default_factory=tuple)
+    flops_per_sample: Callable[[], float] | None = None
 
 
 def fit(
     config: FitConfig,
-    learner: nn.Module,
-    objective: Objective,
-    batches: Callable[[int], Batch],
+    training: Training,
     folder: Path,
+    run: RunConfig | None = None,
     description: str = "train",
+    on_saved: OnSaved | None = None,
 ) -> int:
-    """Number of steps done; then the learner holds the EMA weights, and `folder/metrics.jsonl` the curve.
+    """Number of steps done; the learner has the averaged weights then, `folder/metrics.jsonl` the curve.
 
     Args:
-        config: length, size, precision.
-        learner: module to train, in place.
-        objective: what is minimised.
-        batches: global batch of an optimizer step; a pure function of the step, so a resume repeats nothing.
-            Under torchrun every rank is given the same one and takes its share.
-        folder: receives `state/` and the metrics; a state found there is continued.
+        config: what is learned.
+        training: learner, objective and samples.
+        folder: receives `state/` and the metrics, seen by all ranks; a state found there is continued.
+        run: how it is done here.
         description: of the progress bar.
+        on_saved: see `Saver`.
 
     Raises:
         KeyboardInterrupt: SIGINT or SIGTERM came; the step under way was finished and the state saved.
-        UserError: the batch does not divide over the ranks; or the loss or gradient was not finite for
-        `max_bad_steps` steps in a row (weights stay as they were).
+        RankLost: another rank died or did not answer in time.
+        UserError: numbers out of range, a batch that does not divide over the ranks, states that are all
+            damaged, or a loss or gradient that was not finite for `max_bad_steps` steps in a row (weights
+            stay as they were).
     """
-    if config.global_batch_size % num_ranks():
+    run = run or RunConfig()
+    config.check()
+    run.check()
+    size = config.global_batch_size
+    if size % num_ranks():
         raise UserError(
-            f"training: global batch of {config.global_batch_size} on {num_ranks()} ranks is uneven"
+            f"training: got a global batch of {size} on {num_ranks()} ranks, allowed: a multiple of the ranks"
         )
-    join_ranks()
-    run = _Run(config, learner, folder)
-    step = run.resume()
-    log = MetricsLog(folder / "metrics.jsonl") if rank() == 0 else None
-    if log is not None:
-        log.truncate_after(step)
-    bad_steps, began = 0, time.monotonic()
-    with (
-        Interrupts() as interrupts,
-        ThreadPoolExecutor(1) as reader,
-        Progress(description, total=config.num_steps, unit="step", done=step) as progress,
-    ):
-        upcoming = reader.submit(batches, step) if step < config.num_steps else None
-        while upcoming is not None:
-            waited = time.monotonic()
-            batch = upcoming.result()
-            waited = time.monotonic() - waited
-            upcoming = reader.submit(batches, step + 1) if step + 1 < config.num_steps else None
-            elapsed = time.monotonic() - began
-            late = config.max_seconds is not None and elapsed > config.max_seconds
-            outcome = run.step(objective, _share(batch), step, stop=late or interrupts.pending)
-            bad_steps = 0 if math.isfinite(outcome.grad_norm) else bad_steps + 1
-            if bad_steps >= config.max_bad_steps:
-                raise UserError(
-                    f"training: {bad_steps} steps in a row had a non-finite gradient, last at step {step}"
-                )
-            step += 1
-            progress.advance(1, loss=outcome.loss)
-            last = step == config.num_steps or outcome.stop
-            if log is not None and (last or step % config.log_every == 0):
-                numbers = {"loss": outcome.loss, "grad_norm": outcome.grad_norm, **outcome.shown}
-                log.write(step, **numbers, elapsed_s=elapsed, wait_s=waited)
-            if rank() == 0 and (last or step % config.save_every == 0):
-                run.save(step)
-            if interrupts.pending:
-                raise KeyboardInterrupt
-            if outcome.stop:
-                break
-    run.finish()
+    join_ranks(run.timeout_s)
+    with answers_expected(lambda: "the start", run.timeout_s):
+        loop = _Loop(config, run, training, folder, on_saved)
+    with answers_expected(lambda: f"step {loop.step:,}", run.timeout_s):
+        loop.go(description)
+    return loop.step
+
+
+class _Loop:
+    """A run under way: `step` optimizer steps are done."""
+
+    def __init__(
+        self, config: FitConfig, run: RunConfig, training: Training, folder: Path, on_saved: OnSaved | None
+    ) -> None:
+        self.config, self.run, self.training, self.folder = config, run, training, folder
+        self.learning = Learning(config, run, training.learner, training.objective, training.layers)
+        self.on_saved, self._held_out = on_saved, [group for group in training.held_out if group]
+        self.step = self._saved = _newest(folder / STATES)
+        notes = {}
+        if self.step:
+            state = open_state(folder / STATES, self.step)
+            self.learning.restore(state)
+            notes = state.notes
+        self._bad_steps = int(notes.get("bad_steps", 0))
+        self.watch = Watch(folder, self.step, notes, config.global_batch_size, self._work(), run.track)
+
+    def go(self, description: str) -> None:
+        """Take the steps that are left."""
+        config, run, learning = self.config, self.run, self.learning
+        share = config.global_batch_size // num_ranks()
+        feed = Feed(
+            self.training.source,
+            range(self.step, config.num_steps),
+            rank=rank(),
+            num_ranks=num_ranks(),
+            micro_batch_size=run.micro_batch_size,
+            workers=run.workers,
+        )
+        with (
+            Interrupts() as interrupts,
+            Saver(self.folder / STATES, run.keep_last, run.keep_every, run.timeout_s, self.on_saved) as saver,
+            feed,
+            Progress(
+                description, total=config.num_steps, unit="step", done=self.step, lines=False
+            ) as progress,
+        ):
+            while self.step < config.num_steps:
+                late = config.max_seconds is not None and self.watch.elapsed_s > config.max_seconds
+                pending = interrupts.pending
+                flags = (late, pending == signal.SIGINT, pending == signal.SIGTERM)
+                outcome = learning.step(feed.next(), self.step, share, flags)
+                self.watch.note(outcome, feed.waited_s)
+                self._refuse_bad_steps(outcome)
+                self.step += 1
+                progress.advance(1, loss=outcome.loss)
+                self._record(ended=outcome.flags[0])
+                if outcome.stop or self.step == config.num_steps or self.step % run.save_every == 0:
+                    self._save(saver)
+                if outcome.flags[1] or outcome.flags[2]:
+                    saver.wait()
+                    raise interruption(signal.SIGTERM if outcome.flags[2] else signal.SIGINT)
+                if outcome.stop:
+                    break
+        if interrupts.pending:  # in the last step, or while its state was saved
+            raise interruption(interrupts.pending)
+        learning.finish()
+
+    def _refuse_bad_steps(self, outcome: Outcome) -> None:
+        self._bad_steps = 0 if outcome.taken else self._bad_steps + 1
+        if self._bad_steps >= self.config.max_bad_steps:
+            raise UserError(
+                f"training: {self._bad_steps} steps in a row had a non-finite loss or gradient, last at step "
+                f"{self.step}; the weights are those before, and the last saved state is whole"
+            )
+
+    def _record(self, *, ended: bool) -> None:
+        config, run, last = self.config, self.run, ended or self.step == self.config.num_steps
+        extra: dict[str, float | None] = {}
+        if self._held_out and (last or self.step % run.held_out_every == 0):
+            began = time.monotonic()
+            extra["held_out_loss"] = self._held_out_loss()
+            with self.learning.averaged():
+                extra["held_out_loss_ema"] = self._held_out_loss()
+            self.watch.pause(time.monotonic() - began)
+        if extra or last or self.step % run.log_every == 0:
+            factor = lr_factor(config.schedule, self.step - 1, config.num_steps)
+            self.watch.write(self.step, config.optimizer.lr * factor, extra)
+
+    def _held_out_loss(self) -> float:
+        """Mean loss over the held-out samples, under draws that are the same each time."""
+        parts = []
+        for group in self._held_out:
+            for start in range(0, len(group), _HELD_OUT_BATCH):
+                ids, number = list(group[start : start + _HELD_OUT_BATCH]), -1 - len(parts)
+                own = ids[rank() :: num_ranks()]
+                # ranks take part in equal numbers of passes: one without samples does one that does not count
+                parts.append((own or ids[:1], len(own), number))
+        loaded = ((self.training.source.load(ids, step), size, step) for ids, size, step in parts)
+        return self.learning.evaluate(loaded)
+
+    def _save(self, saver: Saver) -> None:
+        if self._saved == self.step:
+            return
+        began = time.monotonic()
+        saver.save(self.step, self.learning.pieces(), {**self.watch.notes(), "bad_steps": self._bad_steps})
+        self._saved = self.step
+        self.watch.saved(time.monotonic() - began)
+
+    def _work(self) -> tuple[float, float] | None:
+        """Operations of a step, and what all ranks' devices could do per second."""
+        if rank() or self.training.flops_per_sample is None:
+            return None
+        dtype = torch.bfloat16 if self.config.precision == "bf16" else torch.float32
+        peak = peak_flops(self.learning.device, dtype)
+        if peak is None:
+            return None
+        return self.config.global_batch_size * self.training.flops_per_sample(), peak * num_ranks()
+
+
+def _newest(folder: Path) -> int:
+    """Step of the newest good state, found by the first rank; 0 without any."""
+    step, problem = 0, None
+    if rank() == 0:
+        try:
+            step = newest_step(folder)
+        except UserError as error:
+            step, problem = -1, error
+    step = from_first(step)
+    if step < 0:
+        raise problem or UserError(f"train state {folder}: the first rank found none that is whole")
     return step
-
-
-@dataclass(frozen=True)
-class _Outcome:
-    """What a step gave, the same on every rank; `stop`: some rank wants to end the run."""
-
-    loss: float
-    shown: dict[str, float]
-    grad_norm: float
-    stop: bool
-
-
-class _Run:
-    """A learner with its optimizer and average, and how they take a step, are saved and restored.
-
-    In bf16 the learner computes in that type on a working copy of the weights; the weights themselves, the
-    optimizer
-    and the average stay in fp32. One cast per step replaces autocast's casts around every operation.
-    """
-
-    def __init__(self, config: FitConfig, learner: nn.Module, folder: Path) -> None:
-        self.config, self.learner, self.state_folder = config, learner, folder / "state"
-        learner.float()
-        trained = {n: p for n, p in learner.named_parameters() if p.requires_grad}
-        self.weights = {n: nn.Parameter(p.detach().clone()) for n, p in trained.items()}
-        self.optimizer = Optimizer(config.optimizer, self.weights)
-        if config.precision == "bf16":
-            _lower(learner)
-        self.working = trained
-        self.ema = Ema(self._averaged(), config.ema_decay)
-
-    def _averaged(self) -> dict[str, torch.Tensor]:
-        """Everything that is averaged: the weights, and float buffers such as running statistics."""
-        buffers = {n: b.detach() for n, b in self.learner.named_buffers() if b.is_floating_point()}
-        return {n: w.detach() for n, w in self.weights.items()} | buffers
-
-    def step(self, objective: Objective, batch: Batch, step: int, stop: bool) -> _Outcome:
-        """One optimizer step on this rank's share of the batch; a non-finite gradient changes no weight."""
-        self.learner.train()
-        parts = _split(batch, self.config.micro_batch_size)
-        total = sum(size for _, size in parts)
-        numbers: dict[str, float] = {"loss": 0.0}
-        for part, size in parts:
-            with _attention_kernel(next(iter(self.working.values())).device):
-                loss, shown = objective(self.learner, part, step)
-                (loss * (size / total)).backward()
-            for name, value in {"loss": loss.item(), **shown}.items():
-                numbers[name] = numbers.get(name, 0.0) + value * size / total
-            self._collect()
-        agreed = torch.tensor([*numbers.values(), float(stop)], dtype=torch.float64)
-        average_over_ranks([agreed])
-        average_over_ranks([w.grad for w in self.weights.values() if w.grad is not None])
-        norm = torch.nn.utils.clip_grad_norm_(self.weights.values(), self.config.max_grad_norm).item()
-        shown = dict(zip(numbers, agreed.tolist(), strict=False))
-        loss = shown.pop("loss")
-        if math.isfinite(norm) and math.isfinite(loss):
-            self.optimizer.step(lr_factor(self.config.schedule, step, self.config.num_steps))
-            self._publish()
-            self.ema.update(self._averaged(), step)
-        else:
-            norm = math.inf
-        for weight in self.weights.values():
-            weight.grad = None
-        return _Outcome(loss=loss, shown=shown, grad_norm=norm, stop=bool(agreed[-1] > 0))
-
-    def _collect(self) -> None:
-        """Move gradients from the working copy to the weights, adding up in fp32."""
-        for name, working in self.working.items():
-            if working.grad is None:
-                continue
-            weight, gradient = self.weights[name], working.grad.float()
-            weight.grad = gradient if weight.grad is None else weight.grad + gradient
-            working.grad = None
-
-    @torch.no_grad()
-    def _publish(self) -> None:
-        """Copy the weights to the learner, in its own type."""
-        for name, working in self.working.items():
-            working.copy_(self.weights[name])
-
-    @torch.no_grad()
-    def finish(self) -> None:
-        """Leave the learner in fp32 with the averaged weights."""
-        self.learner.float()
-        target = dict(self.learner.named_parameters()) | dict(self.learner.named_buffers())
-        for name, tensor in self.ema.tensors.items():
-            target[name].copy_(tensor)
-
-    def save(self, step: int) -> None:
-        """Write the state after `step` optimizer steps."""
-        tensors = {f"weights/{n}": t.detach() for n, t in self.weights.items()}
-        tensors |= {f"buffers/{n}": t for n, t in self.learner.named_buffers()}
-        tensors |= {f"ema/{n}": t for n, t in self.ema.tensors.items()}
-        tensors |= {f"optimizer/{n}": t for n, t in self.optimizer.state_tensors().items()}
-        save_state(self.state_folder, step, tensors)
-
-    @torch.no_grad()
-    def resume(self) -> int:
-        """Step to continue from: 0 without a saved state."""
-        found = load_newest_state(self.state_folder)
-        if found is None:
-            self._publish()
-            return 0
-        step, tensors = found
-        buffers = dict(self.learner.named_buffers())
-        state: dict[str, torch.Tensor] = {}
-        for full, tensor in tensors.items():
-            part, name = full.split("/", 1)
-            if part == "optimizer":
-                state[name] = tensor
-            else:
-                {"weights": self.weights, "buffers": buffers, "ema": self.ema.tensors}[part][name].copy_(
-                    tensor
-                )
-        self.optimizer.load_state_tensors(state)
-        self._publish()
-        return step
-
-
-def _lower(learner: nn.Module) -> None:
-    """Turn trained parameters to bf16, except those of batch normalisation, whose statistics need fp32."""
-    for module in learner.modules():
-        if not isinstance(module, nn.BatchNorm2d):
-            for parameter in module.parameters(recurse=False):
-                if parameter.requires_grad:
-                    parameter.data = parameter.data.to(torch.bfloat16)
-
-
-def _attention_kernel(device: torch.device) -> contextlib.AbstractContextManager[Any]:
-    """Attention by plain matrix products on a CPU, whose fused kernel has a far slower backward pass."""
-    return sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else contextlib.nullcontext()
-
-
-def _share(batch: Batch) -> Batch:
-    """This rank's samples of a global batch: an equal, contiguous part."""
-    size = len(next(iter(batch.values()))) // num_ranks()
-    return {name: value[rank() * size : (rank() + 1) * size] for name, value in batch.items()}
-
-
-def _split(batch: Batch, size: int | None) -> list[tuple[Batch, int]]:
-    """Micro-batches of at most `size` samples, each with its size."""
-    total = len(next(iter(batch.values())))
-    if size is None or size >= total:
-        return [(batch, total)]
-    starts = range(0, total, size)
-    return [({k: v[s : s + size] for k, v in batch.items()}, min(size, total - s)) for s in starts]

@@ -1,11 +1,13 @@
 """Optimizers: AdamW, or Muon for the matrices of blocks with AdamW for everything else."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from torch import nn
+
+from lightgen.core.errors import UserError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +29,14 @@ class OptimizerConfig:
     muon_lr: float = 2e-3
     betas: tuple[float, float] = (0.9, 0.95)
     weight_decay: float = 0.02
+
+    def check(self) -> None:
+        """Raises UserError: a number out of range."""
+        rates = (self.lr, self.muon_lr, self.weight_decay)
+        if min(rates) < 0 or not all(0 <= beta < 1 for beta in self.betas):
+            got = f"lr {self.lr}, muon_lr {self.muon_lr}, weight_decay {self.weight_decay}"
+            allowed = "rates from 0, betas from 0 to below 1"
+            raise UserError(f"optimizer: got {got}, betas {self.betas}, allowed: {allowed}")
 
 
 class Optimizer:
@@ -78,12 +88,20 @@ class Optimizer:
             for key, value in part.state[parameter].items()
         }
 
-    def load_state_tensors(self, tensors: dict[str, torch.Tensor]) -> None:
-        """Restore what `state_tensors` gave."""
-        by_name: dict[str, dict[str, torch.Tensor]] = {}
-        for full, tensor in tensors.items():
+    def make_state(self, names: Collection[str]) -> dict[str, torch.Tensor]:
+        """Blank state tensors under those of the names that are ours, to be filled with a saved state."""
+        by_name: dict[str, list[str]] = {}
+        for full in names:
             name, key = full.rsplit(":", 1)
-            by_name.setdefault(name, {})[key] = tensor.clone()
+            by_name.setdefault(name, []).append(key)
+        made = {}
         for name, part, parameter in self._entries():
-            if name in by_name:
-                part.state[parameter] = by_name[name]
+            part.state[parameter] = {
+                # a count of steps is a number, everything else has the shape of its parameter
+                key: torch.zeros((), device=parameter.device)
+                if key == "step"
+                else torch.zeros_like(parameter)
+                for key in by_name.get(name, ())
+            }
+            made |= {f"{name}:{key}": tensor for key, tensor in part.state[parameter].items()}
+        return made

@@ -4,6 +4,8 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+from lightgen.core.errors import UserError
+
 
 @dataclass(frozen=True, kw_only=True)
 class ScheduleConfig:
@@ -19,6 +21,15 @@ class ScheduleConfig:
     warmup_steps: int = 100
     decay_steps: int = 0
     final: float = 0.0
+
+    def check(self, num_steps: int) -> None:
+        """Raises UserError: a number out of range."""
+        if self.warmup_steps < 0 or self.decay_steps < 0 or not 0 <= self.final <= 1:
+            got = f"warmup_steps {self.warmup_steps}, decay_steps {self.decay_steps}, final {self.final}"
+            raise UserError(f"schedule: got {got}, allowed: steps from 0, final from 0 to 1")
+        if self.kind == "wsd" and self.decay_steps > num_steps:
+            got = f"decay_steps {self.decay_steps}"
+            raise UserError(f"schedule: got {got}, allowed: up to the {num_steps} steps of the run")
 
 
 def lr_factor(config: ScheduleConfig, step: int, num_steps: int) -> float:

@@ -64,7 +64,8 @@ def test_mistakes_are_one_line_and_exit_2(checkpoint, options, told, capsys, mon
 
 def test_further_mistakes(capsys, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    assert "required: file, --out" in refusal(capsys, "import-checkpoint")
+    assert "required: --out" in refusal(capsys, "import-checkpoint")
+    assert "neither a file nor --vae" in refusal(capsys, "import-checkpoint", "--out", "c")
     assert "required: checkpoint, --out" in refusal(capsys, "export-checkpoint")
     assert "no/such.pth: no such file" in refusal(capsys, "import-checkpoint", "no/such.pth", "--out", "c")
     told = refusal(capsys, "export-checkpoint", "no/such", "--out", "a.safetensors")

@@ -13,6 +13,7 @@ from PIL import Image
 from lightgen.cli import generate, main, quickstart, stage
 from lightgen.cli.main import main as run
 from lightgen.core.artifact import open_artifact
+from lightgen.core.interrupts import Terminated
 from lightgen.stages import distill as distill_stage
 from lightgen.stages import quickstart as quickstart_stage
 
@@ -132,6 +133,11 @@ def test_mistakes_are_one_line_and_exit_2(arguments, told, capsys, monkeypatch, 
             130,
             "interrupted; what is done is kept, and a stage run again goes on from its saved state",
         ),
+        (
+            Terminated(),
+            143,
+            "terminated; what is done is kept, and a stage run again goes on from its saved state",
+        ),
         (RuntimeError("two\nlines"), 1, "failed, RuntimeError: two lines; LIGHTGEN_DEBUG=1 shows where"),
     ],
 )
@@ -175,7 +181,7 @@ def test_the_chain_by_hand(toy, tmp_path, capsys):
     )
     do(
         *("train", "pretrain-nano", "--in", tmp_path / "latents", "--start", toy.student.path),
-        *("--out", tmp_path / "student", *SMALL),
+        *("--out", tmp_path / "student", *SMALL, "--fit.schedule.decay-steps", "1", "--fit.held-out", "2"),
     )
     settings = open_artifact(tmp_path / "student").config
     assert (settings["fit"]["num_steps"], settings["task"]["model"]["width"]) == (2, 32)
@@ -244,7 +250,14 @@ def test_inputs_of_the_wrong_kind(toy, tmp_path, capsys):
     told = refusal(capsys, "encode", "nano", "--in", toy.latents.path, "--out", tmp_path / "x")
     assert "got kind 'latents', allowed: images" in told
     told = refusal(capsys, "train", "finetune-nano", "--in", toy.images.path, "--out", tmp_path / "x")
+    assert "got images and no task.image_size, allowed: latents, or a size in px" in told
+    told = refusal(capsys, "train", "dpo-nano", "--in", toy.images.path, "--out", tmp_path / "x")
     assert "got kind 'images', allowed: latents" in told
+    told = refusal(
+        *(capsys, "train", "pretrain-nano", "--in", toy.latents.path, "--out", tmp_path / "x"),
+        *("--fit.num-steps", "100"),
+    )
+    assert "schedule: got decay_steps 6400, allowed: up to the 100 steps of the run" in told
     told = refusal(capsys, *DISTILL, "--out", toy.images.path)
     assert "was made with config.prompts.num 12, now 6" in told
 
@@ -286,12 +299,12 @@ def test_a_terminated_run_keeps_its_shards_and_continues(tmp_path, capsys, monke
     monkeypatch.setattr(distill_stage, "write_image_shard", write_and_be_terminated)
     before = signal.getsignal(signal.SIGTERM)
     command = [*DISTILL, "--shard-size", "1", "--out", str(tmp_path / "images")]
-    assert run(command) == 130
+    assert run(command) == 143
     assert signal.getsignal(signal.SIGTERM) is before
     told = capsys.readouterr().err
     assert (
         told.splitlines()[-1]
-        == "lightgen: interrupted; what is done is kept, and a stage run again goes on from its saved state"
+        == "lightgen: terminated; what is done is kept, and a stage run again goes on from its saved state"
     )
     assert not (tmp_path / "images").exists()
     assert run(command) == 0

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from lightgen.objectives.masked import MaskedConfig, MaskedObjective, draw_masking, image_errors
+from lightgen.objectives.masked import MaskedConfig, MaskedObjective, draw_masking, token_errors
 from tests.models.naive import HEADS, LOOKS, SMALL, TRUNKS, named
 
 IDS = list(range(8))
@@ -15,7 +15,7 @@ FUSIONS = ["late", "interleaved", "joint"]
 def errors(student, batch, **settings):
     masking = draw_masking(MaskedConfig(text_drop=0.5, **settings), STEP, IDS, 6, student.transformer.head)
     assert 0 < len(masking.kept) < len(IDS) and masking.noise.shape[2] == 4
-    return image_errors(student, batch, masking, variational=True)
+    return token_errors(student, batch, masking, variational=True).mean(dim=(0, 2))
 
 
 def silent(student):
@@ -32,8 +32,8 @@ def test_a_gradient_reaches_every_parameter(make_student, make_batch, shape):
 @pytest.mark.parametrize("fusion", FUSIONS)
 @pytest.mark.parametrize("look", LOOKS, ids=named)
 @pytest.mark.parametrize("dropout", [0.0, 0.2])
-def test_checkpointing_changes_no_number(make_student, make_batch, fusion, look, dropout):
-    objective, found = MaskedObjective(MaskedConfig(text_drop=0.5)), []
+def test_checkpointing_changes_no_number(make_student, make_batch, drawing, fusion, look, dropout):
+    objective, found = drawing(MaskedObjective, MaskedConfig(text_drop=0.5)), []
     for is_on in (False, True):
         student = make_student(**SMALL, **look, fusion=fusion, aligner_layers=1, dropout=dropout).train()
         blocks = [*student.transformer.encoder_blocks, *student.transformer.decoder_blocks]
@@ -54,12 +54,13 @@ def test_checkpointing_changes_no_number(make_student, make_batch, fusion, look,
 
 
 @pytest.mark.parametrize("fusion", FUSIONS)
-def test_with_or_without_texts_the_same_parameters_have_a_gradient(make_student, make_batch, fusion):
+def test_with_or_without_texts_the_same_parameters_have_a_gradient(make_student, make_batch, drawing, fusion):
     """Else ranks, of which one may have texts and one none, would average different lists."""
     found = []
     for text_drop in (0.0, 0.5, 1.0):
         student = make_student(**SMALL, fusion=fusion, aligner_layers=1)
-        MaskedObjective(MaskedConfig(text_drop=text_drop))(student, make_batch(IDS), STEP)[0].backward()
+        objective = drawing(MaskedObjective, MaskedConfig(text_drop=text_drop))
+        objective(student, make_batch(IDS), STEP)[0].backward()
         found.append({name for name, parameter in student.named_parameters() if parameter.grad is not None})
         texts = {name for name in silent(student) if "text" in name or "aligner" in name}
         assert (texts == {"transformer.null_text"}) == (text_drop == 0)

@@ -21,6 +21,12 @@ def loss_and_margin(*values, beta):
 
 
 @pytest.fixture
+def student_of(make_student):
+    """Factory of students with a frozen text encoder, which the reference shares."""
+    return lambda **settings: make_student(train_text_encoder=False, **settings)
+
+
+@pytest.fixture
 def pairs(make_batch):
     batch = make_batch(IDS)
     batch["chosen"], batch["rejected"] = batch.pop("latents"), make_batch([i + 100 for i in IDS])["latents"]
@@ -71,10 +77,10 @@ def test_the_loss_stays_finite_and_its_slopes_have_the_right_sign():
 
 
 @pytest.mark.parametrize("shape", [{}, {"fusion": "late", "prediction": "ddpm", "layers": "plain"}], ids=str)
-def test_a_student_that_is_its_reference_has_no_margin(make_student, pairs, shape):
+def test_a_student_that_is_its_reference_has_no_margin(student_of, pairs, drawing, shape):
     """In training too: dropout, which the reference does not have, would look like a preference."""
-    student = make_student(**shape, dropout=0.3)
-    objective = DPOObjective(DPOConfig(), student)
+    student = student_of(**shape, dropout=0.3)
+    objective = drawing(DPOObjective, DPOConfig(), student)
     loss, shown = objective(student.train(), pairs, 0)
     assert math.isclose(loss.item(), LOG2, rel_tol=1e-6)
     assert shown["margin"] == 0 and shown["accuracy"] == 0
@@ -82,38 +88,38 @@ def test_a_student_that_is_its_reference_has_no_margin(make_student, pairs, shap
     assert shown["chosen_error"] > 0 and shown["rejected_error"] > 0
 
 
-def test_rounding_is_no_preference(make_student, pairs):
-    student = make_student()
-    objective = DPOObjective(DPOConfig(), student)
+def test_rounding_is_no_preference(student_of, pairs, drawing):
+    student = student_of()
+    objective = drawing(DPOObjective, DPOConfig(), student)
     nn.Module.to(student.transformer, torch.bfloat16)  # what the loop does to compute in bf16
     loss, shown = objective(student, pairs, 0)
     assert shown["margin"] == 0 and math.isclose(loss.item(), LOG2, rel_tol=1e-6)
 
 
-def test_a_step_lowers_the_chosen_error_against_the_rejected_one(make_student, pairs):
-    student = make_student()
-    objective = DPOObjective(DPOConfig(beta=20.0), student)
+def test_a_step_lowers_the_chosen_error_against_the_rejected_one(student_of, pairs, drawing):
+    student = student_of()
+    objective = drawing(DPOObjective, DPOConfig(beta=20.0), student)
     for _ in range(3):
         loss, shown = objective(student, pairs, 0)
         loss.backward()
         with torch.no_grad():
-            for parameter in student.parameters():
+            for parameter in student.transformer.parameters():
                 parameter -= 0.003 * parameter.grad
                 parameter.grad = None
     after, changed = objective(student, pairs, 0)
     assert after.item() < LOG2 and changed["margin"] > 0
     assert changed["chosen_change"] < changed["rejected_change"]
     gap, old_gap = (
-        s["chosen_error"] - s["rejected_error"] for s in (changed, objective(make_student(), pairs, 0)[1])
+        s["chosen_error"] - s["rejected_error"] for s in (changed, objective(student_of(), pairs, 0)[1])
     )
     assert gap < old_gap
 
 
-def test_the_reference_stays_where_it_was(make_student, pairs):
-    student = make_student()
-    objective = DPOObjective(DPOConfig(beta=5.0), student)
+def test_the_reference_stays_where_it_was(student_of, pairs, drawing):
+    student = student_of()
+    objective = drawing(DPOObjective, DPOConfig(beta=5.0), student)
     with torch.no_grad():
-        for parameter in student.parameters():
+        for parameter in student.transformer.parameters():
             parameter *= 1.05
     loss, shown = objective(student, pairs, 4)
     loss.backward()
@@ -123,7 +129,7 @@ def test_the_reference_stays_where_it_was(make_student, pairs):
     with torch.no_grad():
         errors = {
             (name, side): image_errors(learner, batch, masking).double().numpy()
-            for name, learner in (("new", student), ("old", make_student()))
+            for name, learner in (("new", student), ("old", student_of()))
             for side, batch in sides.items()
         }
     margin = 0.5 * sum(
@@ -136,7 +142,7 @@ def test_the_reference_stays_where_it_was(make_student, pairs):
     assert math.isclose(shown["chosen_change"], change, rel_tol=1e-3, abs_tol=1e-6)
 
 
-def test_chosen_and_rejected_are_hidden_alike(make_student, pairs):
+def test_chosen_and_rejected_are_hidden_alike(student_of, pairs, drawing):
     asked = []
 
     class Recorder(nn.Module):
@@ -151,11 +157,11 @@ def test_chosen_and_rejected_are_hidden_alike(make_student, pairs):
             asked.append((noisy.view(4, 2, len(IDS), -1, 8), time.view(4, 2, len(IDS), -1)))
             return torch.zeros_like(noisy), None
 
-    student = make_student()
+    student = student_of()
     student.transformer.head = Recorder()
     only_noise = MaskedConfig(draws_per_token=4, time_mean=60.0)  # what the head is shown is the noise itself
-    DPOObjective(DPOConfig(masking=only_noise), student)(student, pairs, 0)
-    DPOObjective(DPOConfig(), student)(student, pairs, 0)
+    drawing(DPOObjective, DPOConfig(masking=only_noise), student)(student, pairs, 0)
+    drawing(DPOObjective, DPOConfig(), student)(student, pairs, 0)
     assert len(asked) == 4  # student and reference, twice
     for _, time in asked:
         assert torch.equal(time[:, 0], time[:, 1])
@@ -164,21 +170,21 @@ def test_chosen_and_rejected_are_hidden_alike(make_student, pairs):
     torch.testing.assert_close(asked[0][0], asked[1][0])
     assert not torch.allclose(asked[2][0][:, 0], asked[2][0][:, 1])
     same = {**pairs, "rejected": pairs["chosen"]}
-    DPOObjective(DPOConfig(), student)(student, same, 0)
+    drawing(DPOObjective, DPOConfig(), student)(student, same, 0)
     assert torch.equal(asked[4][0][:, 0], asked[4][0][:, 1])
 
 
-def test_a_plain_error_of_the_chosen_image_can_be_added(make_student, pairs):
-    student = make_student()
-    loss, shown = DPOObjective(DPOConfig(supervised=0.25), student)(student, pairs, 0)
+def test_a_plain_error_of_the_chosen_image_can_be_added(student_of, pairs, drawing):
+    student = student_of()
+    loss, shown = drawing(DPOObjective, DPOConfig(supervised=0.25), student)(student, pairs, 0)
     assert math.isclose(loss.item(), LOG2 + 0.25 * shown["chosen_error"], rel_tol=1e-5)
 
 
-def test_micro_batches_sum_to_the_batch(make_student, pairs):
-    student = make_student()
-    objective = DPOObjective(DPOConfig(beta=5.0), student)
+def test_micro_batches_sum_to_the_batch(student_of, pairs, drawing):
+    student = student_of()
+    objective = drawing(DPOObjective, DPOConfig(beta=5.0), student)
     with torch.no_grad():
-        for parameter in student.parameters():
+        for parameter in student.transformer.parameters():
             parameter *= 1.05
     loss, shown = objective(student, pairs, 2)
     parts = [{name: value[i : i + 1] for name, value in pairs.items()} for i in range(len(IDS))]

@@ -10,7 +10,14 @@ from lightgen.core.errors import UserError
 from lightgen.models import diffusion
 from lightgen.models.diffusion import noise_levels, training_chain, variational_bits
 from lightgen.models.tokens import patchify, tokens_at, tokens_placed, unpatchify
-from lightgen.objectives.masked import MaskedConfig, MaskedObjective, draw_masking, image_errors
+from lightgen.objectives.masked import (
+    MaskedConfig,
+    MaskedObjective,
+    by_quarter,
+    draw_masking,
+    image_errors,
+    token_errors,
+)
 from tests.models.naive import LOOKS, SMALL, named
 
 PREDICTIONS = ["flow", "ddpm"]
@@ -40,6 +47,11 @@ def head_of(prediction, rule=None):
 
 def masking_of(ids, step=0, length=12, prediction="flow", **settings):
     return draw_masking(MaskedConfig(**settings), step, ids, length, head_of(prediction))
+
+
+def bounded(student, batch, masking):
+    """Errors per image with the term that teaches the variance."""
+    return token_errors(student, batch, masking, variational=True).mean(dim=(0, 2))
 
 
 def random_parts(masking, row):
@@ -160,7 +172,7 @@ def test_a_ddpm_head_sees_the_cosine_schedule_and_says_the_noise(make_student, m
     student, batch = make_student(prediction="ddpm"), make_batch([0, 1])
     student.transformer.head = head = head_of("ddpm", lambda noisy, time: 0.5 * noisy)
     masking = masking_of([0, 1], length=6, prediction="ddpm")
-    error, more = (image_errors(student, batch, masking, variational=each) for each in (False, True))
+    error, more = image_errors(student, batch, masking), bounded(student, batch, masking)
     target, bars = target_of(batch, masking), torch.as_tensor(training_chain().alpha_bars)
     at = bars[masking.time][..., None]
     noisy = at.sqrt() * target + (1 - at).sqrt() * masking.noise
@@ -177,24 +189,25 @@ def test_a_ddpm_head_sees_the_cosine_schedule_and_says_the_noise(make_student, m
 
 def test_the_variational_term_moves_the_variance_alone(make_student, make_batch):
     gradients = []
-    for variational in (False, True):
+    for errors in (image_errors, bounded):
         student = make_student(prediction="ddpm")
         masking = draw_masking(MaskedConfig(), 2, [0, 1], 6, student.transformer.head)
-        image_errors(student, make_batch([0, 1]), masking, variational=variational).mean().backward()
+        errors(student, make_batch([0, 1]), masking).mean().backward()
         head = student.transformer.head
         gradients.append((head.token_out.weight.grad, head.variance_out.weight.grad))
     torch.testing.assert_close(gradients[0][0], gradients[1][0])
     assert gradients[0][1] is None and gradients[1][1].abs().max() > 0
 
 
-def test_a_perfect_predictor_has_no_error(make_student, make_batch):
+def test_a_perfect_predictor_has_no_error(make_student, make_batch, drawing):
+    objective = drawing(MaskedObjective, MaskedConfig())
     student, batch = make_student(), make_batch([0, 1, 2])
     batch["latents"] = torch.full_like(batch["latents"], 0.7)
     student.transformer.head = head_of("flow", lambda noisy, time: 1000 * (noisy - 0.7) / time)
-    loss, _ = MaskedObjective(MaskedConfig())(student, batch, 0)
+    loss, _ = objective(student, batch, 0)
     assert loss < 1e-6
     student.transformer.head = head_of("flow", lambda noisy, time: 1000 * (0.7 - noisy) / time)
-    assert MaskedObjective(MaskedConfig())(student, batch, 0)[0] > 1
+    assert objective(student, batch, 0)[0] > 1
 
 
 @pytest.mark.parametrize("fusion", ["late", "interleaved", "joint"])
@@ -219,14 +232,14 @@ def test_hidden_tokens_do_not_leak_into_the_condition(make_student, make_batch, 
 @pytest.mark.parametrize(
     "shape", [{}, {"fusion": "late", "prediction": "ddpm", **LOOKS[0]}], ids=["nano", "paper"]
 )
-def test_errors_of_parts_are_the_errors_of_the_whole(make_student, make_batch, shape):
-    objective, ids = MaskedObjective(MaskedConfig(text_drop=0.5)), [4, 0, 11, 7, 3]
+def test_errors_of_parts_are_the_errors_of_the_whole(make_student, make_batch, drawing, shape):
+    objective, ids = drawing(MaskedObjective, MaskedConfig(text_drop=0.5)), [4, 0, 11, 7, 3]
 
     def gradients(parts):
         student, total = make_student(**shape), 0.0
         for part in parts:
-            loss, shown = objective(student, make_batch(part), 2)
-            assert loss.shape == () and shown == {}
+            loss, _ = objective(student, make_batch(part), 2)
+            assert loss.shape == ()
             (loss * len(part) / len(ids)).backward()
             total += loss.item() * len(part) / len(ids)
         return total, {name: parameter.grad for name, parameter in student.named_parameters()}
@@ -242,8 +255,8 @@ def test_errors_of_parts_are_the_errors_of_the_whole(make_student, make_batch, s
 
 
 @pytest.mark.parametrize("prediction", PREDICTIONS)
-def test_the_objective_is_a_function_of_the_step(make_student, make_batch, prediction):
-    objective, student = MaskedObjective(MaskedConfig()), make_student(prediction=prediction)
+def test_the_objective_is_a_function_of_the_step(make_student, make_batch, drawing, prediction):
+    objective, student = drawing(MaskedObjective, MaskedConfig()), make_student(prediction=prediction)
     batch = make_batch([0, 1])
     first = objective(student, batch, 5)[0].item()
     assert objective(student, batch, 6)[0].item() != first
@@ -251,9 +264,10 @@ def test_the_objective_is_a_function_of_the_step(make_student, make_batch, predi
 
 
 @pytest.mark.parametrize("fusion", ["late", "interleaved", "joint"])
-def test_dropout_is_a_function_of_step_and_samples(make_student, make_batch, fusion):
+def test_dropout_is_a_function_of_step_and_samples(make_student, make_batch, drawing, fusion):
     """With masks and noise held fixed, so that nothing else can differ."""
-    objective, student = MaskedObjective(MaskedConfig()), make_student(fusion=fusion, dropout=0.3).train()
+    objective = drawing(MaskedObjective, MaskedConfig())
+    student = make_student(fusion=fusion, dropout=0.3).train()
     batch, before = make_batch([0, 1]), torch.get_rng_state()
     first = objective(student, batch, 5)[0].item()
     assert torch.equal(torch.get_rng_state(), before)
@@ -264,23 +278,21 @@ def test_dropout_is_a_function_of_step_and_samples(make_student, make_batch, fus
     assert still != first and objective(student, batch, 5)[0].item() == still
     dropped = []
     for step, ids in ((5, [0, 1]), (6, [0, 1]), (5, [1, 0])):
-        noted = objective_of(student.train(), ids, step)
-        dropped.append(noted)
+        dropped.append(dropped_by(drawing, student.train(), ids, step))
     for i, mask in enumerate(dropped):
         assert 0 < mask.float().mean() < 1
         for other in dropped[:i]:
             assert mask.shape != other.shape or not torch.equal(mask, other)
 
 
-def objective_of(student, ids, step):
+def dropped_by(drawing, student, ids, step):
     """Which channels dropout set to zero after the decoder's first attention."""
     zeros, drop = [], student.transformer.decoder_blocks[0].attn.drop
     hook = drop.register_forward_hook(lambda _, __, output: zeros.append(output[0] == 0))
     latents = torch.zeros(2, 2, 6, 4)
     batch = {"latents": latents, "text_ids": torch.ones(2, 5, dtype=torch.long), "ids": ids}
-    MaskedObjective(MaskedConfig(mask_spread=0.0))(
-        student, {**batch, "text_mask": batch["text_ids"] > 0}, step
-    )
+    batch["text_mask"] = batch["text_ids"] > 0
+    drawing(MaskedObjective, MaskedConfig(mask_spread=0.0))(student, batch, step)
     hook.remove()
     return zeros[0]
 
@@ -294,7 +306,7 @@ def test_the_errors_compile_without_a_break(make_student, make_batch, shape):
     for compiled in (False, True):
         student = make_student(**SMALL, **shape)
         masking = draw_masking(MaskedConfig(text_drop=0.5), 2, ids, 6, student.transformer.head)
-        run = torch.compile(image_errors, fullgraph=True, backend="eager") if compiled else image_errors
+        run = torch.compile(token_errors, fullgraph=True, backend="eager") if compiled else token_errors
         loss = run(student, batch, masking, variational=True).mean()
         loss.backward()
         found.append((loss, {name: parameter.grad for name, parameter in student.named_parameters()}))
@@ -308,8 +320,8 @@ def test_it_trains_after_it_was_evaluated_in_inference_mode(make_student, make_b
     masking = draw_masking(MaskedConfig(), 2, [0, 1], 6, student.transformer.head)
     diffusion._resident_levels.cache_clear()  # as in a new process
     with torch.inference_mode():
-        error = image_errors(student, batch, masking, variational=True).mean().item()
-    loss = image_errors(student, batch, masking, variational=True).mean()
+        error = bounded(student, batch, masking).mean().item()
+    loss = bounded(student, batch, masking).mean()
     loss.backward()
     assert math.isclose(loss.item(), error, rel_tol=1e-6)
 
@@ -319,6 +331,51 @@ def test_no_value_is_asked_for_on_the_host(make_student, make_batch, shape):
     student, batch = make_student(**SMALL, **shape).to("meta"), make_batch([0, 1, 2])
     masking = draw_masking(MaskedConfig(text_drop=0.5), 2, [0, 1, 2], 6, student.transformer.head)
     moved = {name: value.to("meta") if torch.is_tensor(value) else value for name, value in batch.items()}
-    errors = image_errors(student, moved, masking.to(torch.device("meta")), variational=True)
+    errors = token_errors(student, moved, masking.to(torch.device("meta")), variational=True)
     errors.mean().backward()
-    assert errors.shape == (3,) and errors.device.type == "meta"
+    assert errors.shape == masking.noise.shape[:3] and errors.device.type == "meta"
+
+
+@pytest.mark.parametrize("shape", [{"fusion": "late", "prediction": "ddpm", **LOOKS[0]}, {}], ids=named)
+def test_no_number_to_watch_is_asked_for_on_the_host(make_student, make_batch, draw_for, shape):
+    student, batch = make_student(**SMALL, **shape), make_batch([0, 1, 2])
+    batch = draw_for(MaskedConfig(text_drop=0.5), student, batch, 2)
+    meta = torch.device("meta")
+    moved = {name: value.to(meta) if name not in ("ids",) else value for name, value in batch.items()}
+    loss, shown = MaskedObjective(MaskedConfig())(student.to(meta), moved, 2)
+    assert loss.device == meta and shown
+    assert all(number.device == meta and not number.requires_grad for number in shown.values())
+
+
+def test_values_are_summed_by_quarter():
+    places = torch.tensor([[0.0, 0.24, 0.25], [0.999, 1.0, 0.5]])
+    values = torch.tensor([[1.0, 2.0, 4.0], [8.0, 16.0, 32.0]])
+    expected = torch.tensor([[3.0, 2], [4, 1], [32, 1], [24, 2]], dtype=torch.float64)
+    assert torch.equal(by_quarter(values, places), expected)
+    assert torch.equal(by_quarter(values[:0], places[:0]), torch.zeros(4, 2, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+def test_the_loss_is_told_by_time_and_by_the_hidden_share(make_student, make_batch, draw_for, prediction):
+    config, student, quarters = (
+        MaskedConfig(mask_spread=0.5),
+        make_student(prediction=prediction).eval(),
+        set(),
+    )
+    for step in range(12):
+        batch = draw_for(config, student, make_batch([4, 0, 7]), step)
+        loss, shown = MaskedObjective(config)(student, batch, step)
+        errors = token_errors(student, batch, batch["masking"], variational=True).detach().double()
+        time = batch["masking"].time / (1 if prediction == "flow" else 1000)
+        for number in range(4):
+            inside = errors[(time >= number / 4) & (time < (number + 1) / 4)]
+            total, count = shown.pop(f"loss_time_{number + 1}").tolist()
+            assert count == len(inside) and math.isclose(
+                total, inside.sum().item(), rel_tol=1e-6, abs_tol=1e-9
+            )
+        ((name, value),) = shown.items()
+        hidden = batch["masking"].noise.shape[2] / 6
+        assert name == f"loss_hidden_{min(4, 1 + math.floor(4 * hidden))}"
+        assert value == loss and not value.requires_grad
+        quarters.add(name)
+    assert len(quarters) >= 3

@@ -6,9 +6,9 @@ from lightgen.stages import export as stage
 from lightgen.stages.checkpoint import autoencoder_digest, load_detector, load_parts
 from lightgen.stages.export import export_nano, export_student
 from lightgen.stages.pipeline import LightGenPipeline
-from lightgen.stages.tasks import PretrainTask
-from lightgen.stages.train import TrainConfig, train
-from lightgen.training.fit import FitConfig
+from lightgen.stages.tasks import PretrainTask, TrainConfig
+from lightgen.stages.train import train
+from lightgen.training.config import FitConfig
 
 FAST = {"height": 64, "width": 64, "num_inference_steps": 3, "num_head_steps": 2, "output_type": "np"}
 

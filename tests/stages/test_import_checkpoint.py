@@ -83,6 +83,14 @@ def refuses(config, *arguments, **folders):
     return told
 
 
+def test_parts_alone_are_what_a_new_student_starts_from(others, tmp_path):
+    made = import_checkpoint(ImportConfig(), None, tmp_path / "start", others.vae, others.text)
+    parts = {name.partition("/")[0] for name in made.manifest["files"]}
+    assert {"vae", "text_encoder", "tokenizer"} <= parts and "transformer" not in parts
+    with pytest.raises(UserError, match="neither a file nor --vae"):
+        import_checkpoint(ImportConfig(), None, tmp_path / "none", text_encoder=others.text)
+
+
 def test_there_and_back_is_bit_equal(file, tmp_path):
     artifact = import_checkpoint(HEADS, file, tmp_path / "c")
     assert sorted({name.partition("/")[0] for name in artifact.manifest["files"]}) == ["transformer"]

@@ -6,9 +6,8 @@ from lightgen.models.shape import TransformerConfig
 from lightgen.stages.checkpoint import autoencoder_digest
 from lightgen.stages.encode import EncodeConfig
 from lightgen.stages.nano_weights import NanoWeightsConfig, nano_weights
-from lightgen.stages.tasks import AutoencoderTask, DetectorTask, PretrainTask
-from lightgen.stages.train import TrainConfig
-from lightgen.training.fit import FitConfig
+from lightgen.stages.tasks import AutoencoderTask, DetectorTask, PretrainTask, TrainConfig
+from lightgen.training.config import FitConfig
 from tests.stages.toy import toy_distill
 
 FIT = FitConfig(num_steps=2, global_batch_size=2, precision="fp32")

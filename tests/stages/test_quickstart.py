@@ -11,22 +11,22 @@ from lightgen.stages.distill import NanoPrompts
 from lightgen.stages.encode import EncodeConfig
 from lightgen.stages.quickstart import QuickstartConfig, quickstart
 from lightgen.stages.rank import RankConfig
-from lightgen.stages.tasks import DPOTask, PretrainTask
-from lightgen.stages.train import TrainConfig
-from lightgen.training.fit import FitConfig
+from lightgen.stages.tasks import DPOTask, PretrainTask, TrainConfig
+from lightgen.training.config import FitConfig, RunConfig
 from tests.stages.test_evaluate import CONFIG as EVALUATE
 from tests.stages.toy import toy_distill, toy_student
 
-FIT = FitConfig(num_steps=1, global_batch_size=2, log_every=1, save_every=2, precision="fp32")
+FIT = FitConfig(num_steps=1, global_batch_size=2, precision="fp32")
+RUN = RunConfig(log_every=1, save_every=2)
 TEST = NanoPrompts(num=6, split="test")
 CONFIG = QuickstartConfig(
     teacher=toy_distill(teacher=EmojiTeacherConfig(errors=ErrorKnob(wrong_class=0.5))),
     encode=EncodeConfig(),
-    pretrain=TrainConfig(task=PretrainTask(), fit=FIT),
+    pretrain=TrainConfig(task=PretrainTask(), fit=FIT, run=RUN),
     pretrain_minutes=1e-4,
     sample=toy_distill(4, teacher=toy_student(), images_per_prompt=3),
     rank=RankConfig(),
-    prefer=TrainConfig(task=DPOTask(objective=DPOConfig(), margin=1e-9), fit=FIT),
+    prefer=TrainConfig(task=DPOTask(objective=DPOConfig(), margin=1e-9), fit=FIT, run=RUN),
     prefer_minutes=1e-4,
     test=toy_distill(teacher=toy_student(), prompts=TEST),
     evaluate=replace(EVALUATE, prompts=TEST),

@@ -1,6 +1,5 @@
 """Two ranks, by gloo on this machine, take the steps that one takes."""
 
-import importlib.util
 import json
 import os
 import socket
@@ -11,22 +10,25 @@ from pathlib import Path
 import pytest
 
 from lightgen.core.metrics import read_metrics
+from tests.training import toy_run
 
 RUN = Path(__file__).with_name("toy_run.py")
 
 
 def test_two_ranks_are_one(tmp_path):
-    spec = importlib.util.spec_from_file_location("toy_run", RUN)
-    assert spec is not None and spec.loader is not None
-    toy_run = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(toy_run)
     alone = toy_run.train(tmp_path / "one")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     workers, outcomes = [], [tmp_path / "0.json", tmp_path / "1.json"]
     for rank, outcome in enumerate(outcomes):
-        ranks = {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        ranks = {
+            "RANK": str(rank),
+            "LOCAL_RANK": str(rank),
+            "WORLD_SIZE": "2",
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": port,
+        }
         command = [sys.executable, str(RUN), str(tmp_path / "two"), str(outcome)]
         environment = {**os.environ, **ranks, "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(RUN.parents[2])}
         workers.append(subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True))
@@ -37,7 +39,7 @@ def test_two_ranks_are_one(tmp_path):
     assert first == pytest.approx(alone, rel=1e-3, abs=1e-5)
     one, two = (read_metrics(tmp_path / name / "metrics.jsonl") for name in ("one", "two"))
     assert [record["step"] for record in two] == [record["step"] for record in one] == [1, 2, 3, 4, 5]
-    for name in ("loss", "grad_norm", "largest"):
+    for name in ("loss", "grad_norm", "largest", "over"):
         assert [record[name] for record in two] == pytest.approx(
             [record[name] for record in one], rel=1e-3
         ), name

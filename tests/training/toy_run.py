@@ -6,20 +6,16 @@ from pathlib import Path
 
 import torch
 from torch import nn
+from torch.distributed.tensor import DTensor
 
 from lightgen.core.draws import torch_draws
-from lightgen.training.fit import FitConfig, fit
-from lightgen.training.optimizer import OptimizerConfig
-
-
-def batches(step):
-    x = torch.randn(6, 5, generator=torch_draws(1, "test-batch", step))
-    return {"x": x, "y": x[:, :2].sin()}
+from tests.training.toy import Settings, go
 
 
 def objective(learner, batch, step):
     error = learner(batch["x"]) - batch["y"]
-    return error.square().mean(), {"largest": error.abs().mean().item()}
+    over = torch.stack([error.detach().sum(), torch.tensor(2.0 * len(error))])
+    return error.square().mean(), {"largest": error.detach().abs().mean(), "over": over}
 
 
 def train(folder):
@@ -31,17 +27,9 @@ def train(folder):
     with torch.no_grad():
         for index, parameter in enumerate(learner.parameters()):
             parameter.copy_(0.5 * torch.randn(parameter.shape, generator=torch_draws(0, "test", index)))
-    config = FitConfig(
-        num_steps=5,
-        global_batch_size=6,
-        micro_batch_size=2,
-        optimizer=OptimizerConfig(name="muon", lr=1e-2, muon_lr=2e-2),
-        precision="fp32",
-        save_every=3,
-        log_every=1,
-    )
-    fit(config, learner, objective, batches, folder)
-    return torch.cat([parameter.detach().flatten() for parameter in learner.parameters()]).tolist()
+    go(Settings("muon", num_steps=5, micro_batch_size=2), learner, objective, folder)
+    whole = (p.full_tensor() if isinstance(p, DTensor) else p for p in learner.parameters())
+    return torch.cat([weight.detach().flatten() for weight in whole]).tolist()
 
 
 if __name__ == "__main__":

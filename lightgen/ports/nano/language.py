@@ -233,7 +233,7 @@ def draw_prompt(seed: int, index: int, split: Literal["train", "test"]) -> Promp
     tag = TAGS[index % len(TAGS)]
     scenes = _test_scenes(tag)
     epoch, position = divmod(index // len(TAGS), len(scenes))
-    scene = scenes[permuted(seed, f"test prompt/{tag}", epoch, position, len(scenes))]
+    scene = scenes[permuted(seed, f"test prompt/{tag}", epoch, [position], len(scenes))[0]]
     return prompt_of(scene, describe_plainly(scene), tag)
 
 

@@ -1,0 +1,170 @@
+"""What a student learns from: latents on disk, pairs of them, or images that are encoded on the way."""
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lightgen.core.artifact import Artifact, kind_of, open_artifact
+from lightgen.core.errors import UserError
+from lightgen.core.ranks import rank
+from lightgen.data.latents import LatentShards
+from lightgen.data.order import Order
+from lightgen.data.pairs import Pair
+from lightgen.data.quarantine import Quarantine
+from lightgen.models.transformer import LightGenTransformer
+from lightgen.ports.autoencoder import DiffusersAutoencoder, load_autoencoder
+from lightgen.stages.checkpoint import autoencoder_digest, pick_device, require_part
+from lightgen.stages.inputs import ImageInputs, open_images
+from lightgen.stages.sources import Draw, ImageSource, LatentSource, frozen
+from lightgen.stages.tasks import PretrainTask
+from lightgen.training.feed import Source
+
+
+@dataclass(frozen=True)
+class LatentData:
+    """Latents on disk."""
+
+    artifact: Artifact
+    latents: LatentShards
+
+    @property
+    def artifacts(self) -> tuple[Artifact, ...]:
+        """Parents of what is trained."""
+        return (self.artifact,)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What the config must hold to tell plain inputs from others."""
+        return {}
+
+    @property
+    def channels(self) -> int:
+        """Of the latents."""
+        return self.latents.channels
+
+    @property
+    def groups(self) -> list[list[range]]:
+        """Samples by size; see `Order`."""
+        return self.latents.groups()
+
+    def grid(self, transformer: LightGenTransformer) -> tuple[int, int]:
+        """Rows and columns of tokens of the first sample."""
+        patch, (_, height, width) = transformer.shape.patch_size, self.latents.shape(0)
+        return height // patch, width // patch
+
+    def check(self, transformer: LightGenTransformer) -> None:
+        """Raises UserError: latents that the transformer cannot take."""
+        patch, channels = transformer.shape.patch_size, transformer.shape.latent_channels
+        for group in self.groups:
+            found = self.latents.shape(group[0].start)
+            if found[0] != channels or found[1] % patch or found[2] % patch:
+                raise UserError(
+                    f"latents of shape {found}, allowed: {channels} channels, sides in multiples of {patch}"
+                )
+
+    def source(self, order: Order, bad: Quarantine, draw: Draw, seed: int) -> Source:
+        """Where training reads them."""
+        return LatentSource(self.latents, order, bad, draw, seed)
+
+
+@dataclass(frozen=True)
+class ImageData:
+    """Images that the start's autoencoder encodes on the way."""
+
+    images: ImageInputs
+    autoencoder: DiffusersAutoencoder
+    size: int
+
+    @property
+    def artifacts(self) -> tuple[Artifact, ...]:
+        """Parents of what is trained."""
+        return self.images.artifacts
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What the config must hold to tell plain inputs from others."""
+        return self.images.identity()
+
+    @property
+    def channels(self) -> int:
+        """Of the latents."""
+        return self.autoencoder.channels
+
+    @property
+    def groups(self) -> list[list[range]]:
+        """Samples by size; see `Order`."""
+        return [[range(len(self.images))]]
+
+    def grid(self, transformer: LightGenTransformer) -> tuple[int, int]:
+        """Rows and columns of tokens of every sample."""
+        side = self.size // self.autoencoder.stride // transformer.shape.patch_size
+        return side, side
+
+    def check(self, transformer: LightGenTransformer) -> None:
+        """Raises UserError: a size or channels that the transformer cannot take."""
+        unit = self.autoencoder.stride * transformer.shape.patch_size
+        if self.size % unit or self.channels != transformer.shape.latent_channels:
+            got = f"images of {self.size} px with {self.channels} latent channels"
+            allowed = f"multiples of {unit} px, {transformer.shape.latent_channels} channels"
+            raise UserError(f"train: got {got}, allowed: {allowed}")
+
+    def source(self, order: Order, bad: Quarantine, draw: Draw, seed: int) -> Source:
+        """Where training reads them."""
+        return ImageSource(self.images, order, bad, draw, seed, self.autoencoder, self.size)
+
+
+def open_data(task: PretrainTask, inputs: Sequence[str | Path], start: Artifact) -> LatentData | ImageData:
+    """Latents, or images where the first input is no artifact of latents."""
+    if inputs and kind_of(inputs[0]) != "latents":
+        size = task.image_size
+        if size is None:
+            raise UserError("train: got images and no task.image_size, allowed: latents, or a size in px")
+        images = open_images(inputs)
+        autoencoder = load_autoencoder(require_part(start, "vae").path / "vae")
+        frozen(autoencoder.vae, torch.float32).to(pick_device())
+        return ImageData(images, autoencoder, size)
+    artifact, latents = open_latents(inputs, start)
+    stride = load_autoencoder(start.path / "vae").stride
+    sides = {(stride * height, stride * width) for _, height, width in map(latents.shape, _firsts(latents))}
+    if task.image_size is not None and sides != {(task.image_size, task.image_size)}:
+        found = ", ".join(f"{width}x{height}" for height, width in sorted(sides))
+        raise UserError(
+            f"{artifact.path}: latents of images of {found} px, allowed: {task.image_size}x{task.image_size} "
+            "px; encode them in this size, or change task.image_size"
+        )
+    return LatentData(artifact, latents)
+
+
+def by_size(latents: LatentShards, pairs: Sequence[Pair]) -> tuple[list[Pair], list[list[range]]]:
+    """Pairs of equal sizes, those of one size together, and the numbers of each size."""
+    sizes: dict[tuple[int, int, int], list[Pair]] = {}
+    for each in pairs:
+        size = latents.shape(each.chosen)
+        if size == latents.shape(each.rejected):
+            sizes.setdefault(size, []).append(each)
+    ends = [0, *itertools.accumulate(map(len, sizes.values()))]
+    return [each for group in sizes.values() for each in group], [
+        [range(start, end)] for start, end in itertools.pairwise(ends)
+    ]
+
+
+def _firsts(latents: LatentShards) -> list[int]:
+    return [group[0].start for group in latents.groups()]
+
+
+def open_latents(inputs: Sequence[str | Path], start: Artifact) -> tuple[Artifact, LatentShards]:
+    """The one artifact of latents, which the autoencoder of the start has made."""
+    if len(inputs) != 1:
+        raise UserError(f"--in: got {len(inputs)} directories, allowed: one of latents")
+    artifact = open_artifact(inputs[0], "latents", verify=rank() == 0)
+    made_by, expected = artifact.manifest.get("autoencoder"), autoencoder_digest(start)
+    if made_by != expected:
+        raise UserError(
+            f"{artifact.path}: made by autoencoder {str(made_by)[:12]}, allowed: {expected[:12]}, "
+            f"that of {start.path.name}; encode with it"
+        )
+    return artifact, LatentShards(artifact.path)
