@@ -58,6 +58,7 @@ class DPOObjective:
     """
 
     def __init__(self, config: DPOConfig, student: Student) -> None:
+        assert not student.train_text_encoder, "the reference reads through the same text encoder"
         self._config = config
         for module in student.modules():
             if isinstance(module, nn.Dropout):

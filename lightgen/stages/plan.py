@@ -71,10 +71,11 @@ class Setting:
     micro_batch_size: int
     gradient_checkpointing: bool
     shards: int
+    offload: bool = False
 
     def options(self, wanted: "Setting") -> str:
         """Options of the command line that turn a wanted setting into this one."""
-        names = ("micro_batch_size", "gradient_checkpointing", "shards")
+        names = ("micro_batch_size", "offload", "gradient_checkpointing", "shards")
         changed = [each for each in names if vars(self)[each] != vars(wanted)[each]]
         told = [f"--run.{each.replace('_', '-')} {vars(self)[each]}" for each in changed]
         return " ".join(([f"--ranks {self.ranks}"] if self.ranks != wanted.ranks else []) + told)
@@ -120,6 +121,7 @@ class Plan:
             micro_batch_size=min(run.micro_batch_size or share, share),
             gradient_checkpointing=run.gradient_checkpointing,
             shards=run.shards,
+            offload=run.offload,
         )
         self._peaks: dict[tuple[int, bool], int] = {}
 
@@ -179,10 +181,12 @@ class Plan:
         whole = setting.ranks > 1 and self.passes(setting) > 1
         parts = {
             "weights, fp32": sizes["weights"] // shards,
-            "gradients, fp32": sizes["gradients"] // (1 if whole else shards),
             f"optimizer ({fit.optimizer.name}), fp32": sizes["moments"] // shards,
             "average (EMA), fp32": sizes["average"] // shards,
         }
+        if setting.offload and self.hardware.is_gpu:
+            parts = {}
+        parts["gradients, fp32"] = sizes["gradients"] // (1 if whole else shards)
         if fit.precision == "bf16":
             parts["working copy, bf16"] = sizes["weights"] // 2
         elif setting.ranks > 1:
@@ -268,9 +272,14 @@ class Plan:
                     break
 
     def _frames(self) -> Iterator[Setting]:
-        """The wanted setting, then with checkpointing, then sharded too, then on more ranks."""
-        frame = replace(self.wanted, gradient_checkpointing=True)
-        yield from dict.fromkeys((self.wanted, frame, replace(frame, shards=frame.ranks)))
+        """The wanted setting, then with the state on the CPU or cut, with checkpointing, on more ranks."""
+        frame, alone = self.wanted, self.wanted.ranks == 1
+        if alone and self.fit.precision == "bf16" and self.hardware.is_gpu:
+            frame = replace(frame, offload=True)
+        checked = replace(frame, gradient_checkpointing=True)
+        plain = replace(self.wanted, gradient_checkpointing=True)
+        yield from dict.fromkeys((self.wanted, frame, plain, checked, replace(plain, shards=plain.ranks)))
+        frame = replace(plain, offload=False)
         ranks = 2 * frame.ranks
         while self.hardware.is_gpu and ranks <= _MOST_RANKS and self.fit.global_batch_size % ranks == 0:
             yield replace(frame, ranks=ranks, shards=ranks)

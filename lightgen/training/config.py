@@ -60,6 +60,8 @@ class RunConfig:
         shards: ranks that share one copy of weights, gradients, optimizer and average. 1: each rank holds all
             of them, and gradients are averaged; the number of all ranks: each holds its part (FSDP2);
             between: parts within groups of so many ranks, averages across the groups.
+        offload: whether fp32 weights, optimizer and average stay in the memory of the CPU, and the device
+            holds the copy in bf16 that computes; for one rank.
         gradient_checkpointing: whether blocks compute their inner values twice to save memory.
         compile: whether blocks are compiled, which costs minutes at the start.
         workers: threads that read ahead; 0 = read when asked.
@@ -74,6 +76,7 @@ class RunConfig:
 
     micro_batch_size: int | None = None
     shards: int = 1
+    offload: bool = False
     gradient_checkpointing: bool = False
     compile: bool = False
     workers: int = 2

@@ -18,7 +18,7 @@ from lightgen.training.config import FitConfig, RunConfig
 from lightgen.training.ema import Ema
 from lightgen.training.feed import Batch, Part
 from lightgen.training.optimizer import Optimizer
-from lightgen.training.placement import Layers, cast, local, shard, trained, work_in_bf16
+from lightgen.training.placement import Layers, WorkingCopy, cast, local, shard, trained
 from lightgen.training.schedule import lr_factor
 from lightgen.training.state import Piece, State
 
@@ -92,16 +92,18 @@ class Learning:
             for layer, _ in layers:
                 layer.compile(dynamic=True)
         self._whole: nn.Module = _Whole(learner, objective)
-        self._working: dict[str, nn.Parameter] = {}
+        self._copy: WorkingCopy | None = None
         if num_ranks() > 1:
             shard(self._whole, learner, layers, config.precision, run.shards, run.timeout_s)
         elif run.shards != 1:
             got = f"shards {run.shards} on one rank"
             raise UserError(f"training: got {got}, allowed: 1, or more ranks by torchrun")
-        self.weights = trained(learner)
-        if num_ranks() == 1 and config.precision == "bf16":
-            self._working = self.weights
-            self.weights = work_in_bf16(learner, self._working)
+        elif config.precision == "bf16":
+            self._copy = WorkingCopy(learner, torch.device("cpu") if run.offload else self.device)
+        if run.offload and self._copy is None:
+            got = f"offload on {num_ranks()} ranks in {config.precision}"
+            raise UserError(f"training: got {got}, allowed: one rank in bf16; on several, shards save memory")
+        self.weights = trained(learner) if self._copy is None else self._copy.weights
         self.optimizer = Optimizer(config.optimizer, self.weights)
         self.ema = Ema(self._averaged(), config.ema_decay)
 
@@ -125,6 +127,8 @@ class Learning:
                 loss, shown = self._whole(batch, step)
                 (loss * (count / size)).backward()
             _add(sums, {"loss": loss.detach(), **shown}, count)
+        if self._copy is not None:
+            self._copy.collect()
         norm = torch.nn.utils.clip_grad_norm_(self.weights.values(), self.config.max_grad_norm)
         norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
         found, raised, norm = self._agree(sums, flags, norm)
@@ -143,7 +147,7 @@ class Learning:
         """Sums and counts over all ranks, flags that any raised, and the norm: one exchange, one wait."""
         told = torch.tensor(list(flags), dtype=torch.float64, device=self.device)
         flat = agree(torch.cat([*sums.values(), told]))
-        *pairs, norm_value = torch.cat([flat, norm.detach().double().view(1)]).tolist()
+        *pairs, norm_value = torch.cat([flat, norm.detach().double().view(1).to(self.device)]).tolist()
         heard = tuple(value > 0 for value in pairs[2 * len(sums) :])
         found = {name: (pairs[2 * i], pairs[2 * i + 1]) for i, name in enumerate(sums)}
         return found, heard, norm_value
@@ -181,8 +185,8 @@ class Learning:
         """Leave the averaged weights in the learner, in fp32."""
         for name, tensor in self._averaged().items():
             tensor.copy_(self.ema.tensors[name])
-        for name, working in self._working.items():
-            working.data = self.weights[name].detach().clone()
+        if self._copy is not None:
+            self._copy.widen()
 
     def pieces(self) -> dict[str, Piece]:
         """What this rank saves: everything on one rank; of what all ranks hold, the first saves it alone."""
@@ -227,14 +231,10 @@ class Learning:
         buffers = {n: b.detach() for n, b in self.learner.named_buffers() if b.is_floating_point()}
         return {n: local(w) for n, w in self.weights.items()} | buffers
 
-    @torch.no_grad()
     def _publish(self) -> None:
-        """Copy the weights to the working copy, if there is one."""
-        if isinstance(self._whole, FSDPModule):
-            self._whole.reshard()  # a pass without backward leaves a copy gathered that would be used again
-        if self._working:
-            values: list[torch.Tensor] = [self.weights[name] for name in self._working]
-            torch._foreach_copy_(list(self._working.values()), values)  # pyright: ignore[reportPrivateImportUsage]
+        """Bring the weights to where the learner computes with them."""
+        if self._copy is not None:
+            self._copy.publish()
 
     def _attention(self) -> contextlib.AbstractContextManager[Any]:
         """Attention by plain matrix products on a CPU, whose fused kernel has a far slower backward pass."""

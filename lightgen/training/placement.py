@@ -1,7 +1,7 @@
 """How a learner's weights lie: in which precision, and on which rank."""
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import timedelta
 
 import torch
@@ -33,26 +33,49 @@ def cast(learner: nn.Module, frozen: torch.dtype) -> None:
         parameter.data = parameter.data.to(torch.float32 if parameter.requires_grad else frozen)
 
 
-def work_in_bf16(learner: nn.Module, working: Mapping[str, nn.Parameter]) -> dict[str, nn.Parameter]:
-    """Weights in fp32, of which the learner's own parameters, `working`, become a copy in bf16.
+class WorkingCopy:
+    """The learner's own parameters as a copy in bf16 of fp32 weights, which may lie on another device.
 
-    Batch normalisation stays as it is: its statistics need fp32. A gradient of the copy is added to that of
-    the weight, in fp32, as soon as it is known, and forgotten.
+    Batch normalisation stays as it is: its statistics need fp32. A gradient of the copy is added to a sum in
+    fp32 as soon as it is known, and forgotten.
+
+    Attributes:
+        weights: fp32, by name.
     """
-    weights = {name: nn.Parameter(parameter.detach().clone()) for name, parameter in working.items()}
-    kept = {id(p) for m in learner.modules() if isinstance(m, nn.BatchNorm2d) for p in m.parameters()}
-    for name, parameter in working.items():
-        if id(parameter) not in kept:
-            parameter.data = parameter.data.to(torch.bfloat16)
 
-        def fold(copy: torch.Tensor, weight: nn.Parameter = weights[name]) -> None:
-            assert copy.grad is not None
-            gradient = copy.grad.float()
-            weight.grad = gradient if weight.grad is None else weight.grad.add_(gradient)
-            copy.grad = None
+    def __init__(self, learner: nn.Module, device: torch.device) -> None:
+        self._copies = trained(learner)
+        self._sums: dict[str, torch.Tensor] = {}
+        kept = {id(p) for m in learner.modules() if isinstance(m, nn.BatchNorm2d) for p in m.parameters()}
+        self.weights: dict[str, nn.Parameter] = {}
+        for name, copy in self._copies.items():
+            self.weights[name] = nn.Parameter(copy.detach().to(device, copy=True))
+            if id(copy) not in kept:
+                copy.data = copy.data.to(torch.bfloat16)
 
-        parameter.register_post_accumulate_grad_hook(fold)
-    return weights
+            def fold(copy: torch.Tensor, name: str = name) -> None:
+                assert copy.grad is not None
+                gradient, copy.grad = copy.grad.float(), None
+                self._sums[name] = self._sums[name].add_(gradient) if name in self._sums else gradient
+
+            copy.register_post_accumulate_grad_hook(fold)
+
+    def collect(self) -> None:
+        """Make the sums the gradients of the weights."""
+        for name, gradient in self._sums.items():
+            self.weights[name].grad = gradient.to(self.weights[name].device)
+        self._sums.clear()
+
+    @torch.no_grad()
+    def publish(self) -> None:
+        """Copy the weights to the learner."""
+        values: list[torch.Tensor] = [self.weights[name] for name in self._copies]
+        torch._foreach_copy_(list(self._copies.values()), values)  # pyright: ignore[reportPrivateImportUsage]
+
+    def widen(self) -> None:
+        """Leave the weights in the learner, in fp32."""
+        for name, copy in self._copies.items():
+            copy.data = self.weights[name].detach().to(copy.device, copy=True)
 
 
 def shard(

@@ -50,11 +50,10 @@ class Watch:
         self._samples, self._work = samples_per_step, work
         self._began = self._mark = time.monotonic()
         self._steps, self._waited_s, self._save_s = 0, 0.0, 0.0
-        self._log, self._tell = None, _nowhere
+        self._log, self._tell = None, open_tracker(track, folder)
         if rank() == 0:
             self._log = MetricsLog(folder / "metrics.jsonl")
             self._log.truncate_after(step)
-            self._tell = open_tracker(track, folder)
 
     @property
     def elapsed_s(self) -> float:
@@ -105,7 +104,7 @@ class Watch:
 
 
 def open_tracker(track: Tracker, folder: Path) -> Callable[[int, Record], None]:
-    """Function of step and record that tells a tracker.
+    """Function of step and record that tells a tracker, on the first rank; the others tell nobody.
 
     Raises:
         UserError: its package is not installed.
@@ -118,6 +117,8 @@ def open_tracker(track: Tracker, folder: Path) -> Callable[[int, Record], None]:
         raise UserError(
             f"track: got {track}, which is not installed; allowed: pip install {track}, or none"
         ) from error
+    if rank():
+        return _nowhere
     if track == "tensorboard":
         writer = module.SummaryWriter(str(folder / "tensorboard"))
 

@@ -138,6 +138,12 @@ def test_fused_operators_keep_less():
     assert peak(LATE, accelerator=True) < 0.95 * peak(LATE, accelerator=False)
 
 
+def test_gradients_are_not_part_of_the_pass():
+    wide = replace(TINY, width=512, head_width=512)
+    weights = state_bytes(build_student(TASK, wide, BF16, Features(32)), OptimizerConfig())["weights"]
+    assert peak(wide, samples=1, hidden=1) < 0.8 * weights // 2
+
+
 def test_a_pair_holds_two_pictures_and_a_reference_nothing_for_later():
     task = DPOTask(objective=DPOConfig(masking=TASK.objective))
     assert 1.6 * peak() < peak(task=task) < 3 * peak()

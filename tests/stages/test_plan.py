@@ -133,6 +133,16 @@ def test_advice_begins_with_the_smallest_change(quick_counts):
     assert list(cpu._frames()) == [cpu.wanted]
 
 
+@pytest.mark.parametrize(("size", "offers"), [(8, 1), (4, 2)])
+def test_advice_goes_on_while_passes_are_small(quick_counts, size, offers):
+    full = make_plan()
+    need = sum(full.parts(replace(full.wanted, micro_batch_size=size)).values())
+    found = list(make_plan(memory=int((need + 2**19) / 0.95)).advice())
+    assert len(found) == offers
+    assert (found[0].micro_batch_size, found[0].gradient_checkpointing) == (size, False)
+    assert all(each.micro_batch_size == 8 for each in found[1:])
+
+
 def test_options_name_what_changes():
     wanted = Setting(ranks=2, micro_batch_size=64, gradient_checkpointing=False, shards=1)
     assert wanted.options(wanted) == ""

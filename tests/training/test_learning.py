@@ -252,3 +252,12 @@ def test_all_held_out_samples_are_asked_for_once_in_groups_of_one_size(tmp_path)
     source.asked.clear()
     go(Settings(num_steps=3), Net(), objective, tmp_path / "none", source, held_out=([], []))
     assert source.asked == [] and "held_out_loss" not in numbers(tmp_path / "none")[-1]
+
+
+def test_weights_on_the_cpu_learn_the_same():
+    """Here the learner is on the CPU too, so this shows the way of the gradients, not another device."""
+    here, there = (learned(Net(), precision="bf16", offload=offload) for offload in (False, True))
+    assert_same(everything(here), everything(there))
+    assert all(weight.device.type == "cpu" for weight in there.weights.values())
+    with pytest.raises(UserError, match="offload on 1 ranks in fp32, allowed: one rank in bf16"):
+        learning_of(Net(), precision="fp32", offload=True)

@@ -285,6 +285,15 @@ def test_a_tensor_of_another_size_is_refused(tmp_path, num, blank):
         open_state(tmp_path, 1).read("ema/other", Piece(torch.zeros(7, 2)))
 
 
+def test_rows_that_no_rank_saved_are_missed(tmp_path):
+    save_state(tmp_path, 1, {"ema/table": rows(TABLE, 0, 2)}, {})
+    first, second = rows(TABLE, 0, 2), rows(TABLE, 1, 2)
+    open_state(tmp_path, 1).read("ema/table", first)
+    for blank in (second, Piece(torch.zeros(7, 2)), Piece(torch.zeros(3, 2), 2, 7)):
+        with pytest.raises(UserError, match="no 'ema/table' of this size"):
+            open_state(tmp_path, 1).read("ema/table", blank)
+
+
 @pytest.mark.parametrize("failing", [0, 1])
 def test_a_rank_that_cannot_write_fails_all_and_leaves_no_litter(tmp_path, monkeypatch, failing):
     save_on_ranks(tmp_path, 1, 2)

@@ -185,7 +185,9 @@ def test_trackio_and_wandb_get_the_records(tmp_path, monkeypatch, track):
 
 def test_only_the_first_rank_writes(tmp_path, monkeypatch):
     monkeypatch.setenv("RANK", "1")
-    watch = watch_of(tmp_path, track="wandb")
+    with pytest.raises(UserError, match="wandb, which is not installed"):
+        watch_of(tmp_path, track="wandb")  # on every rank, or the others would wait for the first
+    watch = watch_of(tmp_path)
     watch.note(outcome_of(1.0), 0.0)
     watch.write(1, 0.1, {})
     assert list(tmp_path.iterdir()) == []
