@@ -235,6 +235,9 @@ class Learning:
         """Bring the weights to where the learner computes with them."""
         if self._copy is not None:
             self._copy.publish()
+        for module in self._whole.modules():
+            if isinstance(module, FSDPModule):
+                module.reshard()  # after an evaluation, what it gathered is still there, and would be old
 
     def _attention(self) -> contextlib.AbstractContextManager[Any]:
         """Attention by plain matrix products on a CPU, whose fused kernel has a far slower backward pass."""
