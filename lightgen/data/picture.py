@@ -1,6 +1,7 @@
 """Pictures from strangers: format and size are read from a file's header before anything is decoded."""
 
 import io
+import math
 import struct
 import zlib
 from pathlib import Path
@@ -16,6 +17,7 @@ from lightgen.core.errors import UserError
 MAX_SIDE = 4096
 MAX_PIXELS = MAX_SIDE**2
 MAX_FILE_BYTES = 10 << 20
+_ORIENTATION = 0x0112  # of EXIF; from 5 on, sides are exchanged
 
 _DECODE_ERRORS = (
     OSError, SyntaxError, ValueError, EOFError, TypeError, LookupError, OverflowError, struct.error,
@@ -142,12 +144,37 @@ def _too_many(pixels: int) -> UserError:
     return UserError(f"image of {pixels} pixels, allowed: up to {MAX_PIXELS}")
 
 
-def fit_square(image: np.ndarray, size: int) -> np.ndarray:
-    """Image uint8 [size, size, 3]: the middle square of an image [H, W, 3], scaled; the same if it fits."""
-    height, width = image.shape[:2]
-    if (height, width) == (size, size):
+def picture_size(data: bytes) -> tuple[int, int]:
+    """(Height, width) of a PNG, JPEG or WebP file, upright; read from its header.
+
+    Raises:
+        UserError: another format or a damaged header.
+    """
+    picture = _open(data)
+    try:
+        turned = picture.getexif().get(_ORIENTATION, 1) >= 5
+    except _DECODE_ERRORS as error:
+        raise _damaged(error) from error
+    return (picture.width, picture.height) if turned else (picture.height, picture.width)
+
+
+def fit(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Image uint8 [height, width, 3]: the largest middle part of these proportions, scaled; or the image."""
+    if image.shape[:2] == (height, width):
         return image
-    side = min(height, width)
-    top, left = (height - side) // 2, (width - side) // 2
-    square = Image.fromarray(image[top : top + side, left : left + side])
-    return np.asarray(square.resize((size, size), Image.Resampling.LANCZOS))
+    scale = min(image.shape[0] / height, image.shape[1] / width)
+    tall, wide = (max(1, round(scale * side)) for side in (height, width))
+    top, left = (image.shape[0] - tall) // 2, (image.shape[1] - wide) // 2
+    part = Image.fromarray(image[top : top + tall, left : left + wide])
+    return np.asarray(part.resize((width, height), Image.Resampling.LANCZOS))
+
+
+def bucket_of(height: int, width: int, size: int) -> tuple[int, int]:
+    """(Height, width) in steps of size / 8, of about size x size pixels, whose proportions are the nearest.
+
+    Proportions end at 1:2 and 2:1.
+    """
+    unit = size // 8
+    found = [(round(64 / wide) * unit, wide * unit) for wide in range(4, 13)]
+    allowed = [each for each in found if max(each) <= 2 * min(each)]
+    return min(allowed, key=lambda each: abs(math.log(each[1] / each[0]) - math.log(width / height)))

@@ -14,7 +14,7 @@ from lightgen.core.errors import UserError
 from lightgen.core.progress import Progress, say
 from lightgen.data.images import CorruptRecord, ImageRecord
 from lightgen.data.latents import LatentShards, write_latent_shard
-from lightgen.data.picture import fit_square
+from lightgen.data.picture import bucket_of, fit, picture_size
 from lightgen.ports.autoencoder import DiffusersAutoencoder, load_autoencoder
 from lightgen.stages.checkpoint import NANO, autoencoder_digest, open_checkpoint, pick_device
 from lightgen.stages.inputs import ImageInputs, open_images, require_size
@@ -32,12 +32,15 @@ class EncodeConfig:
         precision: of the pass; latents are stored in bf16 in any case.
         size: side in px to which the middle square of every image is scaled; None takes images as they are,
             all of one size.
+        buckets: whether images nearly keep their proportions instead, within about size x size pixels; those
+            of one size share shards, and training makes each batch of one size.
     """
 
     batch_size: int = 50
     shard_size: int = 1000
     precision: Literal["bf16", "fp32"] = "fp32"
     size: int | None = None
+    buckets: bool = False
 
 
 def encode(
@@ -61,40 +64,67 @@ def encode(
     if isinstance(found, Artifact):
         return found
     with found as workspace:
-        encoder = _Encoder(config, load_autoencoder(checkpoint.path / "vae"), inputs)
-        total = len(inputs)
-        shards = [range(s, min(s + config.shard_size, total)) for s in range(0, total, config.shard_size)]
+        autoencoder_port = load_autoencoder(checkpoint.path / "vae")
+        shards = [
+            (size, ids[start : start + config.shard_size])
+            for size, ids in _by_size(config, inputs, autoencoder_port.stride).items()
+            for start in range(0, len(ids), config.shard_size)
+        ]
+        encoder = _Encoder(config, autoencoder_port, inputs)
         names = [f"latents-{number:05d}.safetensors" for number in range(len(shards))]
-        done = sum(len(shard) for name, shard in zip(names, shards, strict=True) if workspace.has(name))
-        with Progress("encode", total, "images", done) as progress:
-            for name, shard in zip(names, shards, strict=True):
+        done = sum(len(ids) for name, (_, ids) in zip(names, shards, strict=True) if workspace.has(name))
+        with Progress("encode", len(inputs), "images", done) as progress:
+            for name, (size, ids) in zip(names, shards, strict=True):
                 if not workspace.has(name):
-                    encoder.write(workspace.path / name, shard, progress)
+                    encoder.write(workspace.path / name, ids, size, progress)
         rows = len(LatentShards(workspace.path))
         return workspace.commit(
-            {"rows": rows, "skipped": total - rows}, autoencoder=autoencoder, text_encoder=None
+            {"rows": rows, "skipped": len(inputs) - rows}, autoencoder=autoencoder, text_encoder=None
         )
 
 
+def _by_size(config: EncodeConfig, inputs: ImageInputs, stride: int) -> dict[tuple[int, int], Sequence[int]]:
+    """Records by the (height, width) in px that they are encoded in.
+
+    Raises:
+        UserError: a size that the autoencoder cannot take.
+    """
+    unit = stride * (8 if config.buckets else 1)
+    if config.buckets and (config.size is None or config.size % unit):
+        raise UserError(f"encode: got buckets and size {config.size}, allowed: a size in multiples of {unit}")
+    if config.size is not None and not config.buckets:
+        found: dict[tuple[int, int], Sequence[int]] = {(config.size, config.size): range(len(inputs))}
+    elif config.size is None:
+        found = {_first_size(inputs): range(len(inputs))}
+    else:
+        sizes: dict[tuple[int, int], list[int]] = {}
+        for i in range(len(inputs)):
+            try:
+                height, width = picture_size(inputs.encoded(i).data)
+            except UserError:  # it is counted where it is decoded, with the others of the square
+                height = width = config.size
+            sizes.setdefault(bucket_of(height, width, config.size), []).append(i)
+        found = dict(sorted(sizes.items()))
+    for height, width in found:
+        if height % stride or width % stride:
+            got = f"{width}x{height} px"
+            raise UserError(f"encode: images of {got}, allowed: sides in multiples of {stride} px")
+    return found
+
+
 class _Encoder:
-    """An autoencoder and the images that it encodes; all of them have the size of the first."""
+    """An autoencoder and the images that it encodes."""
 
     def __init__(self, config: EncodeConfig, autoencoder: DiffusersAutoencoder, inputs: ImageInputs) -> None:
         self._config, self._inputs = config, inputs
         self._device = pick_device()
         autoencoder.vae.to(self._device)  # pyright: ignore[reportArgumentType, reportCallIssue]
         self._autoencoder = autoencoder
-        self._size = (config.size, config.size) if config.size else _first_size(inputs)
-        if any(side % autoencoder.stride for side in self._size):
-            got = f"{self._size[1]}x{self._size[0]} px"
-            raise UserError(
-                f"encode: images of {got}, allowed: sides in multiples of {autoencoder.stride} px"
-            )
 
-    def write(self, path: Path, shard: range, progress: Progress) -> None:
-        """Write the shard of the records that can be read."""
+    def write(self, path: Path, ids: Sequence[int], size: tuple[int, int], progress: Progress) -> None:
+        """Write the shard of those of the records that can be read, in a size."""
         means, stds, rows = [], [], []
-        for batch in self._batches(shard):
+        for batch in self._batches(ids, size):
             mean, std = self._encode(np.stack([record.image for _, record in batch]))
             means.append(mean)
             stds.append(std)
@@ -104,17 +134,17 @@ class _Encoder:
             std = torch.cat(stds)
             write_latent_shard(path, torch.cat(means), std if bool(std.any()) else None, rows)
 
-    def _batches(self, shard: range) -> Iterator[list[tuple[int, ImageRecord]]]:
+    def _batches(self, ids: Sequence[int], size: tuple[int, int]) -> Iterator[list[tuple[int, ImageRecord]]]:
         batch: list[tuple[int, ImageRecord]] = []
-        for i in shard:
+        for i in ids:
             try:
                 record = self._inputs[i]
             except CorruptRecord as error:
                 say(f"encode: skipped {error}")
                 continue
             if self._config.size is not None:
-                record = replace(record, image=fit_square(record.image, self._config.size))
-            require_size(record.image, *self._size, key=record.key)
+                record = replace(record, image=fit(record.image, *size))
+            require_size(record.image, *size, key=record.key)
             batch.append((i, record))
             if len(batch) == self._config.batch_size:
                 yield batch

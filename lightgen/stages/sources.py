@@ -14,7 +14,7 @@ from lightgen.core.ranks import rank
 from lightgen.data.latents import LatentShards
 from lightgen.data.order import Order
 from lightgen.data.pairs import Pair
-from lightgen.data.picture import fit_square
+from lightgen.data.picture import fit
 from lightgen.data.quarantine import Quarantine, blaming, renaming
 from lightgen.models.transformer import LightGenTransformer
 from lightgen.objectives.masked import MaskedConfig, draw_masking
@@ -101,7 +101,7 @@ class ImageSource:
         for i in ids:
             with blaming(i):
                 record = self._images[i]
-            images.append(fit_square(record.image, self._size))
+            images.append(fit(record.image, self._size, self._size))
             captions.append(str(record.meta["prompt"]))
         return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2), captions
 

@@ -130,7 +130,9 @@ def open_data(task: PretrainTask, inputs: Sequence[str | Path], start: Artifact)
     artifact, latents = open_latents(inputs, start)
     stride = load_autoencoder(start.path / "vae").stride
     sides = {(stride * height, stride * width) for _, height, width in map(latents.shape, _firsts(latents))}
-    if task.image_size is not None and sides != {(task.image_size, task.image_size)}:
+    # buckets of one size differ by up to an eighth in area; the next resolution has four times as much
+    areas = [height * width / (task.image_size or 1) ** 2 for height, width in sides]
+    if task.image_size is not None and not all(0.75 < area < 1.33 for area in areas):
         found = ", ".join(f"{width}x{height}" for height, width in sorted(sides))
         raise UserError(
             f"{artifact.path}: latents of images of {found} px, allowed: {task.image_size}x{task.image_size} "

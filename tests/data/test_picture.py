@@ -15,7 +15,7 @@ from PIL import Image
 
 from lightgen.core.draws import numpy_draws
 from lightgen.core.errors import UserError
-from lightgen.data.picture import MAX_FILE_BYTES, read_mask, read_picture
+from lightgen.data.picture import MAX_FILE_BYTES, bucket_of, fit, picture_size, read_mask, read_picture
 
 
 def _image(height: int = 20, width: int = 30) -> np.ndarray:
@@ -190,3 +190,38 @@ def test_cut_and_damaged_files(kind: str, tmp_path: Path) -> None:
             assert read_picture(path).ndim == 3
         except UserError as error:
             assert "\n" not in str(error) and " at 0x" not in str(error)
+
+
+@pytest.mark.parametrize(
+    ("sides", "bucket"),
+    [
+        ((5, 5), (256, 256)),
+        ((3, 4), (224, 288)),
+        ((4, 3), (288, 224)),
+        ((1, 9), (192, 352)),
+        ((9, 1), (352, 192)),
+    ],
+)
+def test_a_bucket_is_near_in_proportions_and_area(sides, bucket):
+    assert bucket_of(*sides, 256) == bucket
+    assert 0.87 < bucket[0] * bucket[1] / 256**2 < 1.13
+
+
+def test_fitting_keeps_the_middle():
+    image = np.zeros((60, 100, 3), dtype=np.uint8)
+    image[20:40] = 200
+    assert fit(image, 60, 100) is image
+    assert fit(image, 20, 100).min() == 200  # the middle third of the rows
+    small = fit(image, 30, 50)
+    assert small.shape == (30, 50, 3) and small[15, 25, 0] == 200 and small[2, 25, 0] == 0
+
+
+def test_the_size_of_a_file_is_that_of_its_upright_picture():
+    for kind in ("PNG", "JPEG", "WEBP"):
+        assert picture_size(_saved(Image.new("RGB", (30, 20)), kind)) == (20, 30)
+    turned = Image.new("RGB", (30, 20))
+    exif = turned.getexif()
+    exif[0x0112] = 6
+    assert picture_size(_saved(turned, "JPEG", exif=exif)) == (30, 20)
+    with pytest.raises(UserError):
+        picture_size(b"no picture")

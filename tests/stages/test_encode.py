@@ -1,6 +1,8 @@
 import io
 import tarfile
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -13,6 +15,9 @@ from lightgen.stages import encode as stage
 from lightgen.stages.checkpoint import autoencoder_digest
 from lightgen.stages.distill import distill
 from lightgen.stages.encode import EncodeConfig, encode
+from lightgen.stages.tasks import PretrainTask, TrainConfig
+from lightgen.stages.train import train
+from lightgen.training.config import FitConfig
 from tests.stages.toy import SIDE, toy_distill, write_student
 
 
@@ -94,3 +99,52 @@ def test_another_autoencoder_has_another_digest(toy, tmp_path):
     assert autoencoder_digest(other) != autoencoder_digest(toy.student)
     same = write_student(tmp_path / "same")
     assert autoencoder_digest(same) == autoencoder_digest(toy.student)
+
+
+def test_buckets_keep_proportions_and_train(toy, tmp_path):
+    sizes = [(128, 128)] * 4 + [(96, 200)] * 5 + [(300, 150)] * 3
+    records = [
+        ImageRecord(f"{i:02}", np.full((*size, 3), 20 * i, dtype=np.uint8), {"prompt": f"a dog {i}"})
+        for i, size in enumerate(sizes)
+    ]
+    (tmp_path / "images").mkdir()
+    write_image_shard(tmp_path / "images" / "a.tar", records)
+    config = EncodeConfig(size=128, buckets=True, shard_size=3)
+    made = encode(config, tmp_path / "latents", [tmp_path / "images"], toy.student.path)
+    assert made.counts == {"rows": 12, "skipped": 0}
+    latents = LatentShards(made.path)
+    found = {len(group): latents.shape(group[0]) for group in map(flat, latents.groups())}
+    assert found == {4: (16, 16, 16), 5: (16, 12, 22), 3: (16, 22, 12)}
+    for group in latents.groups():
+        shape = latents.shape(group[0].start)
+        assert {(row["height"] // 8, row["width"] // 8) for row in map(latents.row, flat(group))} == {
+            shape[1:]
+        }
+    task = PretrainTask(image_size=128)
+    fit = FitConfig(num_steps=4, global_batch_size=3, precision="fp32")
+    trained = train(TrainConfig(task=task, fit=fit), tmp_path / "student", [made.path], toy.student.path)
+    assert trained.counts["steps"] == 4
+    with pytest.raises(UserError, match="allowed: 64x64 px"):
+        train(
+            TrainConfig(task=replace(task, image_size=64), fit=fit),
+            tmp_path / "x",
+            [made.path],
+            toy.student.path,
+        )
+    with pytest.raises(UserError, match="buckets and size None"):
+        encode(EncodeConfig(buckets=True), tmp_path / "y", [tmp_path / "images"], toy.student.path)
+
+
+def test_a_size_cuts_the_middle_square(toy, tmp_path):
+    wide = np.zeros((64, 128, 3), dtype=np.uint8)
+    wide[:, 32:96] = 255
+    (tmp_path / "images").mkdir()
+    records = [ImageRecord("a", wide, {"prompt": "a"}), ImageRecord("b", wide[:, 32:96], {"prompt": "b"})]
+    write_image_shard(tmp_path / "images" / "a.tar", records)
+    made = encode(EncodeConfig(size=64), tmp_path / "latents", [tmp_path / "images"], toy.student.path)
+    mean, _, rows = LatentShards(made.path).gather([0, 1])
+    assert torch.equal(mean[0], mean[1]) and [row["width"] for row in rows] == [64, 64]
+
+
+def flat(ranges):
+    return [i for each in ranges for i in each]

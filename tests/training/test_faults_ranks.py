@@ -103,6 +103,8 @@ def test_torchrun_starts_the_run_again(tmp_path, whole, number):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={NUM_RANKS}"]
     command += ["--max-restarts=1", "--no-python", "sh", "-c", note, str(tmp_path), sys.executable]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+    # else new ranks may find addresses of old ones in a store that torchrun keeps over restarts
+    environment["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
     done = subprocess.run(
         [*command, str(ROOT / "tests" / "training" / "toy_faults.py"), told],
         env=environment,
