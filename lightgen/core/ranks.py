@@ -7,6 +7,7 @@ from datetime import timedelta
 
 import torch
 from torch import distributed
+from torch.distributed import PrefixStore, Store, TCPStore  # pyright: ignore[reportPrivateImportUsage]
 
 from lightgen.core.config import environment, environment_variables
 from lightgen.core.errors import UserError
@@ -52,8 +53,33 @@ def join_ranks(timeout_s: float = 600.0) -> None:
         torch.cuda.set_device(device)
     with answers_expected(lambda: "the start", timeout_s):
         distributed.init_process_group(
-            "nccl" if device else "gloo", timeout=timedelta(seconds=timeout_s), device_id=device
+            "nccl" if device else "gloo",
+            timeout=timedelta(seconds=timeout_s),
+            store=_store(timeout_s),
+            rank=rank(),
+            world_size=num_ranks(),
+            device_id=device,
         )
+
+
+def _store(timeout_s: float) -> Store:
+    """Where the ranks of this start find each other.
+
+    Torchrun keeps its store when it starts the ranks again: without a name of their own they would find the
+    addresses of those that died. On several machines, which count their starts apart, its environment must
+    ask for a new store (docs/cluster.md).
+    """
+    host, port = environment("MASTER_ADDR"), environment("MASTER_PORT")
+    if host is None or port is None:
+        raise UserError(
+            "environment: got RANK without MASTER_ADDR and MASTER_PORT, allowed: all, as torchrun sets"
+        )
+    is_server = rank() == 0 and environment("TORCHELASTIC_USE_AGENT_STORE") != "True"
+    store = TCPStore(host, int(port), num_ranks(), is_server, timeout=timedelta(seconds=timeout_s))
+    is_alone = environment("GROUP_WORLD_SIZE") in (None, "1")
+    return (
+        PrefixStore(f"start-{environment('TORCHELASTIC_RESTART_COUNT') or 0}", store) if is_alone else store
+    )
 
 
 def leave_ranks() -> None:
@@ -114,7 +140,7 @@ def answers_expected(when: Callable[[], str], timeout_s: float) -> Iterator[None
         yield
     except (RuntimeError, ConnectionError) as error:
         lost = isinstance(error, distributed.DistError | ConnectionError) or _LOST.search(str(error))
-        if num_ranks() == 1 or isinstance(error, torch.OutOfMemoryError) or not lost:
+        if num_ranks() == 1 or isinstance(error, torch.OutOfMemoryError | RankLost) or not lost:
             raise
         raise RankLost(
             f"rank {rank()} of {num_ranks()}: another rank died or gave no answer within {timeout_s:g} s, at "

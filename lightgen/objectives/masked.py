@@ -42,6 +42,13 @@ class MaskedConfig:
     time_std: float = 1.0
     per_image_time: bool = False
 
+    def check(self) -> None:
+        """Raises UserError: a number out of range."""
+        if self.draws_per_token < 1 or self.mask_spread < 0 or not 0 <= self.text_drop <= 1:
+            got = f"draws_per_token {self.draws_per_token}, mask_spread {self.mask_spread}"
+            allowed = "draws from 1, a spread from 0, a drop from 0 to 1"
+            raise UserError(f"masking: got {got}, text_drop {self.text_drop}, allowed: {allowed}")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Masking:

@@ -129,12 +129,18 @@ def _memory_of_a_rank(plan: Plan) -> Iterator[tuple[str, bool]]:
         yield _row("fits", f"NO, {size(missing)} too much"), False
         yield from ((line, True) for line in _advice(plan))
     if plan.hardware.is_gpu:
-        free = free_memory() if plan.hardware.is_here else None
-        well = free is None or free >= plan.saved
-        note = (
-            "of RAM, shared by the ranks that hold it" if well else f"of RAM, TOO MUCH for {size(free or 0)}"
-        )
-        yield _row("state while it is saved", f"{size(plan.saved)} {note}"), well
+        yield _ram(plan)
+
+
+def _ram(plan: Plan) -> tuple[str, bool]:
+    """RAM that the ranks on a machine with GPUs take together, at most."""
+    need, note = plan.saved, "a state while it is saved"
+    if plan.wanted.offload:
+        need, note = 2 * need + plan.sizes["gradients"], f"the state, gradients, and {note}"
+    free = free_memory() if plan.hardware.is_here else None
+    well = free is None or free >= need
+    lack = "" if well else f", TOO MUCH for {size(free or 0)}"
+    return _row("RAM of the machine", f"{size(need)} ({note}){lack}"), well
 
 
 def _advice(plan: Plan) -> Iterator[str]:

@@ -64,7 +64,7 @@ class Snapshots:
         """Write the checkpoint of a state, and remove those whose states are gone."""
         self._folder.mkdir(exist_ok=True)
         made = self._write(state, "ema", f"step-{state.step:08d}")
-        for path in self._folder.glob("step-*"):
+        for path in self._folder.glob("step-" + 8 * "[0-9]"):
             if path.is_dir() and int(path.name.removeprefix("step-")) not in kept:
                 shutil.rmtree(path, ignore_errors=True)
         if self._every is not None and state.step // self._every > self._last_drawn() // self._every:
@@ -72,7 +72,10 @@ class Snapshots:
 
     def _refuse_others(self) -> None:
         own = (json.loads(json_bytes(self._settings)), [parent.digest for parent in self._parents])
-        for path in self._folder.glob("step-*"):
+        for path in self._folder.glob("step-" + 8 * "[0-9]"):
+            if not (path / "manifest.json").is_file():  # what a killed run left of one that it removed
+                shutil.rmtree(path, ignore_errors=True)
+                continue
             found = open_artifact(path, "checkpoint", verify=False)
             config = {n: v for n, v in found.config.items() if n not in ("step", "weights")}
             if own != (config, [parent["digest"] for parent in found.parents]):

@@ -119,8 +119,10 @@ class ImageData:
 
 def open_data(task: PretrainTask, inputs: Sequence[str | Path], start: Artifact) -> LatentData | ImageData:
     """Latents, or images where the first input is no artifact of latents."""
-    if inputs and kind_of(inputs[0]) != "latents":
-        size = task.image_size
+    size = task.image_size
+    if size is not None and size < 1:
+        raise UserError(f"train: got task.image_size {size}, allowed: a side in px")
+    if inputs and Path(inputs[0]).is_dir() and kind_of(inputs[0]) != "latents":
         if size is None:
             raise UserError("train: got images and no task.image_size, allowed: latents, or a size in px")
         images = open_images(inputs)

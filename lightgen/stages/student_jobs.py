@@ -43,6 +43,7 @@ def pretrain_job(
         UserError: inputs that are no images, or not latents of the start's autoencoder or of the wanted size;
             or a start without a part.
     """
+    task.objective.check()
     data = open_data(task, inputs, start)
     text = _text_encoder(task, start, config.fit)
     if task.model is None:
@@ -96,6 +97,7 @@ def dpo_job(config: TrainConfig, task: DPOTask, inputs: Sequence[str | Path], st
     Raises:
         UserError: as `pretrain_job`, or no two rows of one prompt differ by the margin.
     """
+    task.objective.masking.check()
     artifact, latents = open_latents(inputs, start)
     rows = latents.rows()
     pairs = pair(rows, task.margin, task.how)

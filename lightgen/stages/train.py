@@ -10,7 +10,8 @@ import torch
 
 from lightgen.core.artifact import Artifact, Workspace, begin_artifact, open_artifact, workspace_of
 from lightgen.core.config import config_to_dict
-from lightgen.core.ranks import from_first, join_ranks, num_ranks, rank
+from lightgen.core.errors import UserError
+from lightgen.core.ranks import answers_expected, from_first, join_ranks, num_ranks, rank
 from lightgen.stages.checkpoint import NANO, open_checkpoint
 from lightgen.stages.picture_jobs import autoencoder_job, detector_job
 from lightgen.stages.snapshots import Snapshots
@@ -48,14 +49,21 @@ def train(
     job, parents = prepare(config, inputs, start)
     identity = {"task": config_to_dict(config.task), "fit": config_to_dict(config.fit)}
     settings = {"stage": "train", **identity, **job.identity}
+    with answers_expected(lambda: "the beginning or the end", config.run.timeout_s):
+        return _train(config, job, Path(out), settings, parents)
+
+
+def _train(
+    config: TrainConfig, job: Job, out: Path, settings: Mapping[str, Any], parents: Sequence[Artifact]
+) -> Artifact:
     found = begin_artifact(out, "checkpoint", settings, parents) if rank() == 0 else None
-    if not from_first(int(isinstance(found, Artifact))):
+    is_saved = isinstance(found, Workspace) and found.has(_SAVED)
+    left = from_first(0 if isinstance(found, Artifact) else 1 if is_saved else 2)
+    if left:
         if isinstance(found, Workspace):
             with found as workspace:
-                _fit_and_commit(
-                    config, job, workspace, Snapshots(job, Path(out), settings, parents, config.run)
-                )
-        else:
+                _fit_and_commit(config, job, workspace, Snapshots(job, out, settings, parents, config.run))
+        elif left == 2:
             _fit(config, job, workspace_of(out) / STATE, None)
         from_first(0)  # the others wait until the artifact is whole
     return found if isinstance(found, Artifact) else open_artifact(out, "checkpoint", verify=False)
@@ -91,25 +99,26 @@ def averaged(state: State) -> dict[str, torch.Tensor]:
     return {name: state.full(f"ema/{name}") for name in state.names("ema")}
 
 
-def _fit(config: TrainConfig, job: Job, folder: Path, snapshots: Snapshots | None) -> None:
+def _fit(config: TrainConfig, job: Job, folder: Path, snapshots: Snapshots | None) -> int:
     description = f"train {_KINDS[type(config.task)]}"
-    fit(config.fit, job.training(folder), folder, config.run, description, snapshots if job.exports else None)
+    exports = snapshots if job.exports else None
+    return fit(config.fit, job.training(folder), folder, config.run, description, exports)
 
 
 def _fit_and_commit(config: TrainConfig, job: Job, workspace: Workspace, snapshots: Snapshots) -> Artifact:
     """The artifact, on the first rank."""
     folder = workspace.path / STATE
     if not workspace.has(_SAVED):
-        _fit(config, job, folder, snapshots)
-        step = newest_step(folder / STATES)
+        done, step = _fit(config, job, folder, snapshots), newest_step(folder / STATES)
+        if step != done:
+            raise UserError(
+                f"{folder / STATES}: the state of step {done} is damaged, run the same command again"
+            )
         for torn in workspace.path.iterdir():
             if torn.is_dir() and torn.name != STATE:
                 shutil.rmtree(torn)
         job.save(workspace.path, averaged(open_state(folder / STATES, step)))
         workspace.write_json(_SAVED, {"steps": step})
-    elif num_ranks() > 1:
-        # the others cannot know that the parts were written; they meet here, where no step is left
-        _fit(config, job, folder, None)
     steps: int = json.loads((workspace.path / _SAVED).read_text())["steps"]
     # only now, when the parts are whole: a run killed before this line still has its states
     shutil.rmtree(folder / STATES, ignore_errors=True)

@@ -7,6 +7,7 @@ from lightgen.core.errors import UserError
 from lightgen.training.optimizer import OptimizerConfig
 from lightgen.training.schedule import ScheduleConfig
 
+_MOST_STEPS, _MOST_SAMPLES, _LONGEST_S = 10**9, 2**20, 10**7
 Tracker = Literal["none", "tensorboard", "trackio", "wandb"]
 
 
@@ -39,9 +40,10 @@ class FitConfig:
 
     def check(self) -> None:
         """Raises UserError: a number out of range."""
-        _require("num_steps", self.num_steps, self.num_steps >= 1, "a whole number from 1")
-        size = self.global_batch_size
-        _require("global_batch_size", size, size >= 1, "a whole number from 1")
+        steps, size, seconds = self.num_steps, self.global_batch_size, self.max_seconds
+        _require("num_steps", steps, 1 <= steps <= _MOST_STEPS, f"from 1 to {_MOST_STEPS}")
+        _require("global_batch_size", size, 1 <= size <= _MOST_SAMPLES, f"from 1 to {_MOST_SAMPLES}")
+        _require("max_seconds", seconds, seconds is None or seconds >= 0, "from 0")
         _require("max_grad_norm", self.max_grad_norm, self.max_grad_norm > 0, "above 0")
         _require("ema_decay", self.ema_decay, 0 <= self.ema_decay < 1, "from 0 to below 1")
         _require("max_bad_steps", self.max_bad_steps, self.max_bad_steps >= 1, "a whole number from 1")
@@ -105,7 +107,9 @@ class RunConfig:
             value = vars(self)[name]
             _require(name, value, value is None or value >= 1, "a whole number from 1")
         _require("workers", self.workers, 0 <= self.workers <= 64, "from 0 to 64")
-        _require("timeout_s", self.timeout_s, self.timeout_s > 0, "above 0")
+        _require(
+            "timeout_s", self.timeout_s, 0 < self.timeout_s <= _LONGEST_S, f"above 0, up to {_LONGEST_S}"
+        )
         _require("max_bad_share", self.max_bad_share, 0 <= self.max_bad_share <= 1, "from 0 to 1")
 
 

@@ -20,7 +20,7 @@ from lightgen.training.learning import Learning, Objective, Outcome
 from lightgen.training.placement import Layers
 from lightgen.training.saver import OnSaved, Saver
 from lightgen.training.schedule import lr_factor
-from lightgen.training.state import newest_step, open_state
+from lightgen.training.state import drop_states_after, newest_step, open_state
 from lightgen.training.watch import Watch
 
 STATES = "state"
@@ -206,6 +206,7 @@ def _newest(folder: Path) -> int:
     if rank() == 0:
         try:
             step = newest_step(folder)
+            drop_states_after(folder, step)
         except UserError as error:
             step, problem = -1, error
     step = from_first(step)

@@ -117,6 +117,7 @@ class Learning:
             flags: what this rank has to tell the others.
         """
         self.learner.train()
+        buffers = {name: buffer.clone() for name, buffer in self.learner.named_buffers()}
         sums: dict[str, torch.Tensor] = {}
         done = 0
         for batch, count in parts:
@@ -137,6 +138,9 @@ class Learning:
             self.optimizer.step(lr_factor(self.config.schedule, step, self.config.num_steps))
             self._publish()
             self.ema.update(self._averaged(), step)
+        else:
+            for name, buffer in self.learner.named_buffers():
+                buffer.copy_(buffers[name])  # such as statistics of a batch that was not finite
         for weight in self.weights.values():
             weight.grad = None
         return Outcome(found, norm, taken, raised)

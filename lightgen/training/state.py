@@ -198,6 +198,13 @@ def open_state(folder: Path, step: int) -> State:
     return State(folder / f"step-{step:08d}", verify=False)
 
 
+def drop_states_after(folder: Path, step: int) -> None:
+    """Remove the states of later steps: they are damaged, and would count as the newest."""
+    for path in folder.glob(_WHOLE):
+        if int(path.name.removeprefix("step-")) > step:
+            shutil.rmtree(path, ignore_errors=True)
+
+
 def prune_states(folder: Path, keep_last: int, keep_every: int | None) -> list[int]:
     """Steps whose states stay: the newest few, and every so many for good; the others are removed."""
     kept = []

@@ -57,12 +57,12 @@ def quick_counts(monkeypatch):
     )
 
 
-def tiny_plan(memory, peak=1e12, **run):
+def tiny_plan(memory, peak=1e12, ranks=2, **run):
     hardware = Hardware(name="test", is_gpu=True, is_here=True, memory=memory, peak=peak)
     task = PretrainTask(objective=MaskedConfig(mask_min=0.5, text_drop=0.0))
     fit = FitConfig(num_steps=1_000, global_batch_size=32)
     shape = replace(TINY, text_width=256, sample_size=8)
-    return Plan(task, fit, RunConfig(keep_every=100, **run), shape, hardware, 2)
+    return Plan(task, fit, RunConfig(keep_every=100, **run), shape, hardware, ranks)
 
 
 def lines_of(plan, folder=Path(), **settings):
@@ -120,7 +120,16 @@ def test_too_little_ram_is_not_well(quick_counts, monkeypatch):
     monkeypatch.setattr(stage, "free_memory", lambda: 2**20)
     found, well = lines_of(tiny_plan(2**34))
     assert not well
-    assert found["state while it is saved"].endswith("of RAM, TOO MUCH for 1.00 MiB")
+    assert found["RAM of the machine"].endswith("TOO MUCH for 1.00 MiB")
+
+
+def test_what_is_offloaded_takes_ram(quick_counts):
+    plan = tiny_plan(2**34)
+    found, _ = lines_of(plan)
+    assert found["RAM of the machine"] == f"{size(plan.saved)} (a state while it is saved)"
+    plan = tiny_plan(2**34, ranks=1, offload=True)
+    need = 2 * plan.saved + plan.sizes["weights"]
+    assert lines_of(plan)[0]["RAM of the machine"].startswith(f"{size(need)} (the state, gradients")
 
 
 def test_units():

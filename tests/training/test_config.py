@@ -65,7 +65,7 @@ def test_what_is_learned_is_checked(change, told):
         ("held_out_every", (0,), "a whole number from 1"),
         ("sample_every", (0,), "a whole number from 1"),
         ("workers", (-1, 65), "from 0 to 64"),
-        ("timeout_s", (0.0, -1.0, float("nan")), "above 0"),
+        ("timeout_s", (0.0, -1.0, float("nan")), "above 0, up to 10000000"),
         ("max_bad_share", (-0.1, 1.1), "from 0 to 1"),
     ],
 )

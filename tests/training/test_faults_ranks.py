@@ -98,13 +98,12 @@ def test_torchrun_starts_the_run_again(tmp_path, whole, number):
     timeout_s = 60  # also for the slowest to have imported everything
     random, how = random_of("R7", number), signal.SIGKILL if number % 4 else signal.SIGSTOP
     fault = Fault(int(random.integers(NUM_RANKS)), int(random.integers(1, 12)), how)
-    note = 'date +%s.%N >> "$0/begun"; echo $$ >> "$0/pids"; exec "$@"'
+    # torchrun reads $$ as one $
+    note = 'date +%s.%N >> "$0/begun"; echo $$$$ >> "$0/pids"; exec "$@"'
     told = json.dumps({"jobs": [(str(tmp_path), waiting(timeout_s))], "fault": fault})
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={NUM_RANKS}"]
     command += ["--max-restarts=1", "--no-python", "sh", "-c", note, str(tmp_path), sys.executable]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
-    # else new ranks may find addresses of old ones in a store that torchrun keeps over restarts
-    environment["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
     done = subprocess.run(
         [*command, str(ROOT / "tests" / "training" / "toy_faults.py"), told],
         env=environment,

@@ -138,6 +138,6 @@ def test_compiled_blocks_do_what_they_did(tmp_path):
     shape = {"dropout": 0.0}  # whose draws the compiler is free to make in another order
     kinds = [{**settings_of("adamw", "fp32", False, 1, compile=c), "shape": shape} for c in (False, True)]
     folders: list[Path] = [tmp_path / str(number) for number in range(2)]
-    run_ranks(1, [(str(folder), kind) for folder, kind in zip(folders, kinds, strict=True)])
+    run_ranks(1, [(str(folder), kind) for folder, kind in zip(folders, kinds, strict=True)], 3600.0)
     assert distance(*folders) <= 1e-3
     assert curve(folders[0], "loss") == pytest.approx(curve(folders[1], "loss"), rel=1e-3)

@@ -244,9 +244,9 @@ def start_ranks(num: int, jobs: Sequence[Job], fault: Fault | None = None) -> li
     return [start(_rank, number, num, port, list(jobs), fault) for number in range(num)]
 
 
-def run_ranks(num: int, jobs: Sequence[Job]) -> None:
-    """Train every job on so many ranks, which are started once."""
-    codes = [end(process) for process in start_ranks(num, jobs)]
+def run_ranks(num: int, jobs: Sequence[Job], seconds: float = 600.0) -> None:
+    """Train every job on so many ranks, which are started once and may take so long."""
+    codes = [end(process, seconds) for process in start_ranks(num, jobs)]
     assert codes == [0] * num, codes
 
 
