@@ -24,8 +24,8 @@ def refused(config):
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        ({"num_steps": 0}, f"training: got num_steps 0, {WHOLE}"),
-        ({"global_batch_size": -2}, f"training: got global_batch_size -2, {WHOLE}"),
+        ({"num_steps": 0}, "training: got num_steps 0, allowed: from 1 to 1000000000"),
+        ({"global_batch_size": -2}, "training: got global_batch_size -2, allowed: from 1 to 1048576"),
         ({"max_grad_norm": 0.0}, "training: got max_grad_norm 0.0, allowed: above 0"),
         ({"max_grad_norm": float("nan")}, "training: got max_grad_norm nan, allowed: above 0"),
         ({"ema_decay": 1.0}, "training: got ema_decay 1.0, allowed: from 0 to below 1"),
