@@ -92,8 +92,8 @@ def pretrain_256() -> TrainConfig:
     which is taken; the code's rate is 8e-4 and still warming up at the end, the paper's is taken, with 5
     epochs of warm-up; the code exempts the head from decay and flips images, here it decays and nothing is
     flipped.
-    Hardware: 8 GPUs of 80 GB. Time: 13.7 H200-days as `lightgen doctor` counts (41 hours on 8), T5-XXL reading
-    along; not run here. Expected: GenEval .53.
+    Hardware: 8 GPUs of 80 GB. Time: 13.7 H200-days as `lightgen doctor` counts (41 hours on 8), T5-XXL
+    reading along; not run here. Expected: GenEval .53.
     """
     return TrainConfig(
         task=PretrainTask(objective=MaskedConfig(mask_min=0.7), image_size=256, model=paper()),
