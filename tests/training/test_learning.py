@@ -261,3 +261,13 @@ def test_weights_on_the_cpu_learn_the_same():
     assert all(weight.device.type == "cpu" for weight in there.weights.values())
     with pytest.raises(UserError, match="offload on 1 ranks in fp32, allowed: one rank in bf16"):
         learning_of(Net(), precision="fp32", offload=True)
+
+
+def test_a_step_that_is_not_taken_leaves_the_running_statistics(tmp_path):
+    found = learned(Net())
+    before = everything(found)
+    batch = dict(SOURCE.load(SOURCE.ids(9), 9))
+    batch["x"] = batch["x"].clone()
+    batch["x"][0, 0] = float("nan")
+    assert not found.step([(batch, 6)], 9, 6).taken
+    assert_same(before, everything(found))

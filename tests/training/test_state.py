@@ -9,7 +9,15 @@ from safetensors import SafetensorError
 
 from lightgen.core.errors import UserError
 from lightgen.training import state
-from lightgen.training.state import Piece, State, newest_step, open_state, prune_states, save_state
+from lightgen.training.state import (
+    Piece,
+    State,
+    drop_states_after,
+    newest_step,
+    open_state,
+    prune_states,
+    save_state,
+)
 from tests.training.toy import saved
 
 TENSORS = {
@@ -312,3 +320,12 @@ def test_a_rank_that_cannot_write_fails_all_and_leaves_no_litter(tmp_path, monke
     assert [path.name for path in tmp_path.iterdir()] == ["step-00000001"]
     assert save_on_ranks(tmp_path, 2, 2)[0] == tmp_path / "step-00000002"
     assert newest_step(tmp_path) == 2
+
+
+def test_states_that_could_not_be_used_do_not_count_as_the_newest(tmp_path):
+    for step in (1, 2, 3):
+        save_state(tmp_path, step, {"weights/x": Piece(torch.zeros(1))}, {})
+    (tmp_path / "step-00000003" / "state.json").write_text("{}")
+    assert newest_step(tmp_path) == 2
+    drop_states_after(tmp_path, 2)
+    assert prune_states(tmp_path, 1, None) == [2]
