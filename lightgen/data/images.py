@@ -1,4 +1,4 @@
-"""Image shards: tar files of `KEY.png|jpg|webp` + `KEY.json` (WebDataset), read in place by offset.
+"""Image shards: tar files of `KEY.png|jpg|webp` + `KEY.json`, `KEY.txt` or both (WebDataset), read in place.
 
 Shards may come from strangers: nothing is ever extracted, only regular files under relative names count, and
 what is left out is listed in `ImageShards.skipped`. No file stays open between reads and reading changes no
@@ -7,31 +7,48 @@ state, so any number of threads may read one ImageShards.
 
 import io
 import json
-import re
 import tarfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from PIL import Image
 
 from lightgen.core.directory import whole_file
 from lightgen.core.errors import UserError
+from lightgen.data.names import Names, has_twins
 from lightgen.data.picture import decode_image
-from lightgen.data.tar import read_span, scan_members
+from lightgen.data.sidecar import read_sidecar
+from lightgen.data.tar import BLOCK, read_span, scan_members, split_name
 
 Format = Literal["png", "jpg", "webp"]
 MAX_IMAGE_BYTES = 64 << 20
 MAX_JSON_BYTES = 1 << 20
 
-_IMAGE_SUFFIXES = ("png", "jpg", "jpeg", "webp")
-_UNSAFE = re.compile(r"[\x00-\x1f\x7f\\]")
+IMAGE_SUFFIXES = ("png", "jpg", "jpeg", "webp")
+_MAX_TAR_BYTES = 1 << 41
+_ABSENT = -1
+# Where a record lies, 28 bytes: offsets are counted in blocks of 512 bytes, sizes in bytes or _ABSENT.
+_SPAN = np.dtype([("shard", np.uint32), ("blocks", np.uint32, 3), ("sizes", np.int32, 3)])
+_PARTS = ("image", "json", "txt")
 
 
 class CorruptRecord(UserError):
-    """A record whose image or JSON cannot be read; names the shard and the key."""
+    """A record whose image or JSON cannot be read; the text is `place: reason`.
+
+    Attributes:
+        reason: what is wrong, without the place: shard and key, file, or row.
+    """
+
+    def __init__(self, place: str, reason: str) -> None:
+        super().__init__(place, reason)  # both, so that it can be sent to another process
+        self.reason = reason
+
+    def __str__(self) -> str:
+        """Return the place and the reason."""
+        return ": ".join(self.args)
 
 
 @dataclass(frozen=True)
@@ -39,7 +56,7 @@ class ImageRecord:
     """One image.
 
     Attributes:
-        key: name within its shard, without suffix.
+        key: name of the record, the same as of the reader's `key(i)`.
         image: uint8 [H, W, 3].
         meta: at least `prompt`; seed, generator, score and the like where known.
     """
@@ -59,13 +76,43 @@ class EncodedRecord:
     meta: Mapping[str, Any]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Skipped:
     """A member of a shard that is in no record, and why; name is empty where the shard itself is damaged."""
 
     shard: str
     name: str
     reason: str
+
+
+class ImageReader(Protocol):
+    """Records of images as they lie on disk; reading changes nothing, and any number of threads may read.
+
+    Attributes:
+        skipped: what is left out, with the reason.
+    """
+
+    skipped: list[Skipped]
+
+    def __len__(self) -> int:
+        """Number of records."""
+        ...
+
+    def __getitem__(self, i: int) -> ImageRecord:
+        """Record i, decoded; raises CorruptRecord."""
+        ...
+
+    def key(self, i: int) -> str:
+        """Name of record i, unlike that of any other."""
+        ...
+
+    def meta(self, i: int) -> dict[str, Any]:
+        """What is told of record i, at least `prompt`; raises CorruptRecord."""
+        ...
+
+    def encoded(self, i: int) -> EncodedRecord:
+        """Record i with its image as stored, not decoded; raises CorruptRecord."""
+        ...
 
 
 def encode_image(image: np.ndarray, format: Format = "png") -> bytes:
@@ -98,7 +145,7 @@ def write_encoded_shard(path: Path, records: Iterable[EncodedRecord]) -> int:
     with whole_file(path) as temporary, tarfile.open(temporary, "w", format=tarfile.PAX_FORMAT) as tar:
         for record in records:
             key, suffix = record.key, record.suffix
-            assert _split(f"{key}.{suffix}") == (key, suffix) and suffix in _IMAGE_SUFFIXES, (key, suffix)
+            assert split_name(f"{key}.{suffix}") == (key, suffix) and suffix in IMAGE_SUFFIXES, (key, suffix)
             assert isinstance(record.meta.get("prompt"), str), key
             if key in keys:
                 raise UserError(f"{path.name}: got two records of key {key!r}, allowed: one")
@@ -117,28 +164,42 @@ class ImageShards:
     Attributes:
         skipped: every member that is left out, with the reason.
 
+    Args:
+        place: the directory, or one tar file; hidden files are none of them.
+        caption: where captions are, as of `read_sidecar`.
+
     Raises:
-        UserError: no shards, a file that is no plain tar, or no whole record in any of them.
+        UserError: no shards, or no whole record in any of them.
     """
 
-    def __init__(self, directory: Path) -> None:
-        """Index of the directory, from the headers of its shards alone."""
-        self._paths = sorted(path for path in directory.glob("*.tar") if path.is_file())
+    def __init__(self, place: Path, caption: str | None = None) -> None:
+        """Index of the shards, from their headers alone."""
+        self._paths = [path for path in sorted(place.glob("*.tar")) if path.is_file() and path.name[0] != "."]
+        self._paths = [place] if place.is_file() else self._paths
         if not self._paths:
-            raise UserError(f"{directory}: got no image shards, expected *.tar files")
+            raise UserError(f"{place}: got no image shards, expected *.tar files")
+        self._caption = caption
         self.skipped: list[Skipped] = []
-        self._keys: list[str] = []
-        spans: list[tuple[int, int, int, int, int]] = []
+        self._keys = Names()
+        spans: list[np.ndarray] = []
+        unreadable: list[UserError] = []
         for number, path in enumerate(self._paths):
-            for key, (image, meta) in self._scan_shard(path).items():
+            try:
+                records = self._scan_shard(path)
+            except UserError as error:
+                unreadable.append(error)
+                self.skipped.append(Skipped(path.name, "", str(error).removeprefix(f"{path.name}: ")))
+                continue
+            for key in records:
                 self._keys.append(key)
-                spans.append((number, *image, *meta))
-        if not spans:
-            raise UserError(
-                f"{directory}: got no record of image and JSON ({len(self.skipped)} members skipped)"
-            )
-        # [N, 5] shard; offset and size of the image; offset and size of the JSON
-        self._spans = np.array(spans, dtype=np.int64)
+            rows = [(number, blocks, sizes) for blocks, sizes in records.values()]
+            spans.append(np.array(rows, dtype=_SPAN))
+        if not len(self._keys):
+            if unreadable:
+                raise unreadable[0]
+            raise UserError(f"{place}: got no record of image and JSON ({len(self.skipped)} members skipped)")
+        self._spans = np.concatenate(spans)
+        self._is_led = len(spans) > 1 and has_twins(self._keys)
 
     def __len__(self) -> int:
         """Number of records."""
@@ -155,87 +216,91 @@ class ImageShards:
             CorruptRecord: its image or JSON cannot be read.
         """
         record = self.encoded(i)
-        try:
-            return ImageRecord(record.key, decode_image(record.data), record.meta)
-        except UserError as error:
-            raise self._corrupt(i, str(error)) from error
+        return ImageRecord(record.key, decoded(record, self._place(i)), record.meta)
 
     def key(self, i: int) -> str:
-        """Name of record i within its shard."""
-        return self._keys[self._checked(i)]
+        """Name of record i within its shard; led by the shard's number where shards share names."""
+        key = self._keys[self._checked(i)]
+        return f"{self._spans[i]['shard']:05d}/{key}" if self._is_led else key
 
     def meta(self, i: int) -> dict[str, Any]:
-        """JSON of record i, read without its image; raises CorruptRecord."""
-        shard, _, _, offset, size = self._spans[self._checked(i)].tolist()
-        with self._paths[shard].open("rb", buffering=0) as file:
-            return self._parse(i, read_span(file, offset, size))
+        """JSON of record i with its caption as `prompt`, read without its image; raises CorruptRecord."""
+        with self._open(i) as file:
+            return self._read_meta(i, file)
 
     def encoded(self, i: int) -> EncodedRecord:
         """Record i with its image as stored, not decoded; raises CorruptRecord."""
-        shard, offset, size, meta_offset, meta_size = self._spans[self._checked(i)].tolist()
-        with self._paths[shard].open("rb", buffering=0) as file:
-            data = read_span(file, offset, size)
-            meta = self._parse(i, read_span(file, meta_offset, meta_size))
-        suffix = "png" if data[:4] == b"\x89PNG" else "webp" if data[:4] == b"RIFF" else "jpg"
-        return EncodedRecord(self._keys[i], data, suffix, meta)
+        with self._open(i) as file:
+            data, meta = self._read(i, file, "image"), self._read_meta(i, file)
+        assert data is not None
+        return EncodedRecord(self.key(i), data, suffix_of(data), meta)
 
     def _checked(self, i: int) -> int:
         if not 0 <= i < len(self):
             raise IndexError(f"record {i} of {len(self)}")
         return i
 
-    def _corrupt(self, i: int, reason: str) -> CorruptRecord:
-        shard = self._paths[int(self._spans[i, 0])].name
-        return CorruptRecord(f"{shard}: record {self._keys[i]!r}: {reason}")
+    def _open(self, i: int) -> io.FileIO:
+        return self._paths[self._spans[self._checked(i)]["shard"]].open("rb", buffering=0)
 
-    def _parse(self, i: int, data: bytes) -> dict[str, Any]:
+    def _read(self, i: int, file: io.FileIO, part: str) -> bytes | None:
+        place, span = _PARTS.index(part), self._spans[i]
+        size = int(span["sizes"][place])
+        return None if size == _ABSENT else read_span(file, int(span["blocks"][place]) * BLOCK, size)
+
+    def _read_meta(self, i: int, file: io.FileIO) -> dict[str, Any]:
         try:
-            meta = json.loads(data)
-        except (ValueError, RecursionError) as error:
-            raise self._corrupt(i, "its JSON cannot be read") from error
-        if not isinstance(meta, dict) or not isinstance(meta.get("prompt"), str):
-            raise self._corrupt(i, "its JSON is not an object with a 'prompt' string")
-        return meta
+            return read_sidecar(self._read(i, file, "json"), self._read(i, file, "txt"), self._caption)
+        except ValueError as error:
+            raise CorruptRecord(self._place(i), str(error)) from error
 
-    def _scan_shard(self, path: Path) -> dict[str, tuple[tuple[int, int], tuple[int, int]]]:
-        """(offset, size) of image and of JSON per key; everything else goes to skipped."""
-        images: dict[str, tuple[int, int]] = {}
-        metas: dict[str, tuple[int, int]] = {}
+    def _place(self, i: int) -> str:
+        return f"{self._paths[self._spans[i]['shard']].name}: record {self._keys[i]!r}"
+
+    def _scan_shard(self, path: Path) -> dict[str, tuple[list[int], list[int]]]:
+        """First blocks [3] and sizes [3] of image, JSON and txt per key; all else goes to skipped."""
+        found: dict[str, tuple[list[int], list[int]]] = {}
+        if path.stat().st_size > _MAX_TAR_BYTES:
+            raise UserError(f"{path.name}: got {path.stat().st_size} bytes, allowed: up to {_MAX_TAR_BYTES}")
         with path.open("rb", buffering=0) as file:
             for name, offset, size, reason in scan_members(file, path.name):
-                key = suffix = ""
+                key, part = "", ""
                 if not reason:
                     try:
-                        key, suffix = _split(name)
+                        key, suffix = split_name(name)
+                        part = "image" if suffix in IMAGE_SUFFIXES else suffix
                     except ValueError as error:
                         reason = str(error)
-                spans, limit = (metas, MAX_JSON_BYTES) if suffix == "json" else (images, MAX_IMAGE_BYTES)
-                if not reason and suffix != "json" and suffix not in _IMAGE_SUFFIXES:
-                    reason = "neither image nor JSON"
+                limit = MAX_IMAGE_BYTES if part == "image" else MAX_JSON_BYTES
+                if not reason and part not in _PARTS:
+                    reason = "neither image, JSON nor txt"
                 elif not reason and size > limit:
                     reason = f"{size} bytes, allowed: up to {limit}"
-                elif not reason and key in spans:
-                    reason = "duplicate"
+                elif not reason:
+                    blocks, sizes = found.setdefault(key, ([0] * 3, [_ABSENT] * 3))
+                    place = _PARTS.index(part)
+                    if sizes[place] == _ABSENT:
+                        blocks[place], sizes[place] = offset // BLOCK, size
+                    else:
+                        reason = "duplicate"
                 if reason:
                     self.skipped.append(Skipped(path.name, name, reason))
-                else:
-                    spans[key] = (offset, size)
-        for key in sorted(images.keys() ^ metas.keys()):
-            self.skipped.append(Skipped(path.name, key, "no JSON" if key in images else "no image"))
-        return {key: (span, metas[key]) for key, span in images.items() if key in metas}
+        for key in sorted(found):
+            image, *told = (size != _ABSENT for size in found[key][1])
+            if not (image and any(told)):
+                self.skipped.append(Skipped(path.name, key, "no JSON or txt" if image else "no image"))
+                del found[key]
+        return found
 
 
-def _split(name: str) -> tuple[str, str]:
-    """(key, suffix in lower case) of a member's name, cut at the first dot of its last part as in WebDataset.
+def decoded(record: EncodedRecord, place: str) -> np.ndarray:
+    """Image uint8 [H, W, 3] of a record; CorruptRecord, led by its place, where it cannot be decoded."""
+    try:
+        return decode_image(record.data)
+    except UserError as error:
+        raise CorruptRecord(place, str(error)) from error
 
-    Raises:
-        ValueError: a name that points outside, or that no record can have.
-    """
-    parts = name.split("/")
-    if name.startswith("/") or ".." in parts or _UNSAFE.search(name):
-        raise ValueError("unsafe name")
-    parts = [part for part in parts if part not in ("", ".")]
-    stem, dot, suffix = parts[-1].partition(".") if parts else ("", "", "")
-    if not stem or not dot:
-        raise ValueError("hidden or without suffix")
-    return "/".join([*parts[:-1], stem]), suffix.lower()
+
+def suffix_of(data: bytes) -> Format:
+    """Suffix of a picture file, by its first bytes."""
+    return "png" if data[:4] == b"\x89PNG" else "webp" if data[:4] == b"RIFF" else "jpg"

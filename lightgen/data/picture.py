@@ -18,11 +18,17 @@ MAX_SIDE = 4096
 MAX_PIXELS = MAX_SIDE**2
 MAX_FILE_BYTES = 10 << 20
 _ORIENTATION = 0x0112  # of EXIF; from 5 on, sides are exchanged
+_PNG_EXIF = (b"eXIf", b"Raw profile type", b"tiff:Orientation", b"iTXt")
+_PNG, _JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"
 
 _DECODE_ERRORS = (
     OSError, SyntaxError, ValueError, EOFError, TypeError, LookupError, OverflowError, struct.error,
     zlib.error, Image.DecompressionBombError, Image.DecompressionBombWarning,
 )  # fmt: skip
+
+
+class TooManyPixels(UserError):
+    """A picture of more than MAX_PIXELS, as its header says."""
 
 
 def decode_image(data: bytes, background: str = "white") -> np.ndarray:
@@ -71,7 +77,10 @@ def flatten(picture: Image.Image, background: str) -> Image.Image:
     if picture.mode == "F":
         raise UserError("image: got a PIL image of floats (mode F), allowed: 8 or 16 bits a channel")
     if picture.mode.startswith("I"):  # 16-bit grey, which convert would clip at 255 and not scale
-        picture = Image.fromarray((np.asarray(picture).astype(np.uint32) >> 8).astype(np.uint8))
+        values, clear = np.asarray(picture).astype(np.uint32), picture.info.get("transparency")
+        picture = Image.fromarray((values >> 8).astype(np.uint8))
+        if isinstance(clear, int):  # the one grey that is transparent, of 16 bits too
+            picture.putalpha(Image.fromarray((values != clear).astype(np.uint8) * 255))
     if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
         picture = picture.convert("RGBA")
         picture = Image.alpha_composite(Image.new("RGBA", picture.size, background), picture)
@@ -108,9 +117,9 @@ def _open(data: bytes) -> ImageFile.ImageFile:
         UserError: another format, a damaged header, or a WebP picture of too many pixels.
     """
     try:
-        if data.startswith(b"\x89PNG\r\n\x1a\n"):
+        if data.startswith(_PNG):
             return PngImageFile(io.BytesIO(data))
-        if data.startswith(b"\xff\xd8\xff"):
+        if data.startswith(_JPEG):
             return JpegImageFile(io.BytesIO(data))
         if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
             width, height = _webp_size(data)
@@ -136,12 +145,25 @@ def _webp_size(data: bytes) -> tuple[int, int]:
     return width & 0x3FFF, height & 0x3FFF
 
 
+def _orientation(picture: ImageFile.ImageFile, data: bytes) -> int:
+    """EXIF orientation, 1 (upright) to 8.
+
+    Pillow decodes all of a PNG to look for it behind the pixels, so a PNG is asked only if it speaks of one.
+    """
+    if isinstance(picture, PngImageFile) and "exif" not in picture.info:
+        is_bomb = picture.width * picture.height > MAX_PIXELS
+        if is_bomb or not any(mark in data for mark in _PNG_EXIF):
+            return 1
+    found = picture.getexif().get(_ORIENTATION, 1)
+    return found if found in range(1, 9) else 1
+
+
 def _damaged(error: BaseException) -> UserError:
     return UserError(f"not a whole PNG, JPEG or WebP image ({type(error).__name__})")
 
 
 def _too_many(pixels: int) -> UserError:
-    return UserError(f"image of {pixels} pixels, allowed: up to {MAX_PIXELS}")
+    return TooManyPixels(f"image of {pixels} pixels, allowed: up to {MAX_PIXELS}")
 
 
 def picture_size(data: bytes) -> tuple[int, int]:
@@ -152,10 +174,36 @@ def picture_size(data: bytes) -> tuple[int, int]:
     """
     picture = _open(data)
     try:
-        turned = picture.getexif().get(_ORIENTATION, 1) >= 5
+        turned = _orientation(picture, data) >= 5
     except _DECODE_ERRORS as error:
         raise _damaged(error) from error
     return (picture.width, picture.height) if turned else (picture.height, picture.width)
+
+
+def oddity(data: bytes) -> str | None:
+    """What is unusual about a picture file, in a word or two, by its header alone; None where nothing is.
+
+    The worst of: `no picture` (none of PNG, JPEG, WebP), `damaged` (its header), `bomb` (more pixels than
+    MAX_PIXELS), `animated`, `CMYK`, `16 bits` (a channel), `rotated` (by its EXIF orientation, mirrored too).
+    `decode_image` refuses the first three and makes of the others what a viewer shows.
+    """
+    if data[:8] != _PNG and data[:3] != _JPEG and (data[:4] != b"RIFF" or data[8:12] != b"WEBP"):
+        return "no picture"
+    try:
+        picture = _open(data)
+        if picture.width * picture.height > MAX_PIXELS:
+            return "bomb"
+        if isinstance(picture, PngImageFile | WebPImageFile) and picture.n_frames > 1:
+            return "animated"
+        if picture.mode == "CMYK":
+            return "CMYK"
+        if isinstance(picture, PngImageFile) and data[24] == 16:  # which is not told by the mode
+            return "16 bits"
+        return "rotated" if _orientation(picture, data) != 1 else None
+    except TooManyPixels:
+        return "bomb"
+    except (UserError, *_DECODE_ERRORS):
+        return "damaged"
 
 
 def fit(image: np.ndarray, height: int, width: int) -> np.ndarray:

@@ -11,8 +11,9 @@ from collections.abc import Iterator
 from lightgen.core.errors import UserError
 
 _MAX_EXTENDED_HEADER_BYTES = 1 << 16
-_BLOCK = 512
+BLOCK = 512
 _PAX_RECORD = re.compile(rb"(\d{1,6}) ([^=]{1,200})=")
+_UNSAFE = re.compile(r"[\x00-\x1f\x7f\\]")
 _KINDS = {b"0": "", b"7": "", b"\0": "", b"1": "link", b"2": "link", b"5": "folder", b"S": "sparse"}
 
 
@@ -25,12 +26,12 @@ def scan_members(file: io.FileIO, shard: str) -> Iterator[tuple[str, int, int, s
     end, position = os.fstat(file.fileno()).st_size, 0
     pax: dict[str, str] = {}
     while True:
-        header = read_span(file, position, _BLOCK)
-        if header == bytes(_BLOCK):
+        header = read_span(file, position, BLOCK)
+        if header == bytes(BLOCK):
             if not position:
                 yield "", 0, 0, "empty shard"
             return
-        if position and len(header) < _BLOCK:
+        if position and len(header) < BLOCK:
             yield "", position, 0, "no end mark: the shard may be cut short"
             return
         try:
@@ -41,15 +42,15 @@ def scan_members(file: io.FileIO, shard: str) -> Iterator[tuple[str, int, int, s
                 raise UserError(f"{shard}: not a plain tar file, allowed: uncompressed tar") from error
             yield "", position, 0, f"damaged header at byte {position}: the rest of the shard is left out"
             return
-        offset = position + _BLOCK
+        offset = position + BLOCK
         if kind == b"S":  # its list of holes may go on in blocks before the data
             more = header[482]
             while more:
-                block = read_span(file, offset, _BLOCK)
-                more, offset = len(block) == _BLOCK and block[504], offset + _BLOCK
+                block = read_span(file, offset, BLOCK)
+                more, offset = len(block) == BLOCK and block[504], offset + BLOCK
         if kind in b"123456":
             size = 0
-        position = offset - (-size // _BLOCK) * _BLOCK
+        position = offset - (-size // BLOCK) * BLOCK
         if size < 0 or offset + size > end:
             yield pax.get("path", name), offset, size, "cut short"
             return
@@ -67,9 +68,25 @@ def read_span(file: io.FileIO, offset: int, size: int) -> bytes:
     return file.read(size)
 
 
+def split_name(name: str) -> tuple[str, str]:
+    """(key, suffix in lower case) of a member's name, cut at the first dot of its last part as in WebDataset.
+
+    Raises:
+        ValueError: a name that points outside, or that no record can have.
+    """
+    parts = name.split("/")
+    if name.startswith("/") or ".." in parts or _UNSAFE.search(name):
+        raise ValueError("unsafe name")
+    parts = [part for part in parts if part not in ("", ".")]
+    stem, dot, suffix = parts[-1].partition(".") if parts else ("", "", "")
+    if not stem or not dot:
+        raise ValueError("hidden or without suffix")
+    return "/".join([*parts[:-1], stem]), suffix.lower()
+
+
 def _parse_header(header: bytes) -> tuple[str, int, bytes]:
     """(name, size, kind) of a header block; ValueError where it is none."""
-    if len(header) < _BLOCK or sum(header[:148]) + 8 * 32 + sum(header[156:]) != _number(header[148:156]):
+    if len(header) < BLOCK or sum(header[:148]) + 8 * 32 + sum(header[156:]) != _number(header[148:156]):
         raise ValueError("checksum")
     name = header[:100].partition(b"\0")[0]
     prefix = header[345:500].partition(b"\0")[0] if header[257:263] == b"ustar\0" else b""

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import pickle
 import random
 import struct
 import tarfile
@@ -27,7 +28,7 @@ from lightgen.data.images import (
     write_encoded_shard,
     write_image_shard,
 )
-from lightgen.data.picture import decode_image
+from lightgen.data.picture import decode_image, oddity, picture_size
 
 META = json.dumps({"prompt": "a"}).encode()
 
@@ -152,6 +153,86 @@ def test_rotated_pictures_come_upright() -> None:
     assert upright.shape == (32, 16, 3) and upright[:, 9:].min() > 200 and upright[:, :7].max() < 50
 
 
+def _png16(rows: np.ndarray, color: int, clear: bytes = b"") -> bytes:
+    """PNG of 16 bits a channel, of rows [H, W, C] of a colour type, with one transparent colour or none."""
+    height, width = rows.shape[:2]
+    pixels = b"".join(b"\0" + row.astype(">u2").tobytes() for row in rows)
+    chunks = b""
+    for name, data in (
+        (b"IHDR", struct.pack(">IIBBBBB", width, height, 16, color, 0, 0, 0)),
+        *([(b"tRNS", clear)] if clear else []),
+        (b"IDAT", zlib.compress(pixels)),
+        (b"IEND", b""),
+    ):
+        chunks += struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+    return b"\x89PNG\r\n\x1a\n" + chunks
+
+
+def test_sixteen_bits_keep_their_high_byte() -> None:
+    rgb = np.array([[[65535, 0, 128 * 257], [51 * 257] * 3]], np.uint16)
+    grey, white = np.array([[[0], [30_000], [65_535]]], np.uint16), [255, 255, 255]
+    for data, expected in (
+        (_png16(rgb, 2), [[255, 0, 128], [51, 51, 51]]),
+        (_png16(rgb, 2, struct.pack(">HHH", *[51 * 257] * 3)), [[255, 0, 128], white]),
+        (_png16(grey, 0), [[0] * 3, [117] * 3, white]),
+        (_png16(grey, 0, struct.pack(">H", 30_000)), [[0] * 3, white, white]),
+        (_png16(grey, 0, struct.pack(">H", 30_001)), [[0] * 3, [117] * 3, white]),
+        (_png16(np.array([[[0, 65_535], [0, 0]]]), 4), [[0] * 3, white]),
+        (_png16(np.array([[[0, 0, 0, 65_535], [0, 0, 0, 0]]]), 6), [[0] * 3, white]),
+    ):
+        assert decode_image(data).tolist() == [expected] and oddity(data) == "16 bits"
+
+
+def test_inverted_cmyk_is_read_as_cameras_write_it() -> None:
+    data = _saved(Image.new("RGB", (16, 8), (200, 50, 20)).convert("CMYK"), "JPEG", quality=100)
+    assert b"Adobe" in data and oddity(data) == "CMYK"  # Pillow writes the inverted kind, as all do
+    assert np.abs(decode_image(data).astype(int) - [200, 50, 20]).max() <= 2
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
+@pytest.mark.parametrize("turn", range(10))
+def test_all_orientations_come_upright(kind: str, turn: int) -> None:
+    levels = np.array([[0, 40, 80], [120, 160, 200]], dtype=np.uint8)
+    stored = np.repeat(np.kron(levels, np.ones((16, 16), np.uint8))[..., None], 3, axis=2)
+    exif = Image.Exif()
+    exif[0x0112] = turn
+    data = _saved(Image.fromarray(stored), kind, exif=exif, quality=100)
+    upright = {
+        2: levels[:, ::-1],
+        3: levels[::-1, ::-1],
+        4: levels[::-1],
+        5: levels.T,
+        6: levels[::-1].T,
+        7: levels[::-1, ::-1].T,
+        8: levels.T[::-1],
+    }.get(turn, levels)
+    image = decode_image(data)
+    assert np.abs(image[8::16, 8::16, 0].astype(int) - upright).max() <= 3
+    assert picture_size(data) == image.shape[:2] and oddity(data) == ("rotated" if 2 <= turn <= 8 else None)
+
+
+def test_what_is_odd_is_told_by_the_header() -> None:
+    plain, frames = Image.fromarray(_image(0)), [Image.new("RGB", (8, 8), color) for color in ("red", "blue")]
+    for kind in ("PNG", "JPEG", "WEBP"):
+        assert oddity(_saved(plain, kind)) is None
+    for kind in ("PNG", "WEBP"):
+        assert oddity(_saved(frames[0], kind, save_all=True, append_images=frames[1:])) == "animated"
+    for side in (4097, 100_000):
+        assert oddity(_bomb(side)) == "bomb"
+    for kind in ("GIF", "TIFF", "BMP", "EPS", "PPM"):
+        assert oddity(_saved(plain, kind)) == "no picture"
+    for data in (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"RIFF\0\0\0\0WEBP", _saved(plain, "JPEG")[:40]):
+        assert oddity(data) == "damaged"
+    assert oddity(b"") == "no picture"
+    # EXIF behind the pixels is found, but nothing of the size of a bomb is decoded to look for it
+    exif = b"MM\0*\0\0\0\x08\0\1\x01\x12\0\3\0\0\0\1\0\6\0\0\0\0\0\0"
+    chunk = struct.pack(">I", len(exif)) + b"eXIf" + exif + struct.pack(">I", zlib.crc32(b"eXIf" + exif))
+    end = struct.pack(">I", 0) + b"IEND"
+    late, bomb = _saved(plain, "PNG").replace(end, chunk + end), _bomb(100_000) + chunk
+    assert oddity(late) == "rotated" and picture_size(late) == (7, 5) == decode_image(late).shape[:2]
+    assert oddity(bomb) == "bomb" and picture_size(bomb) == (100_000, 100_000)
+
+
 def test_first_frame_of_an_animation() -> None:
     frames = [Image.new("RGB", (8, 8), color) for color in ("red", "blue")]
     for kind in ("PNG", "WEBP"):
@@ -206,7 +287,8 @@ def test_a_corrupt_record_names_shard_and_key(tmp_path: Path) -> None:
     for i in (0, 1, 2, 3, 4, 5, 7):
         with pytest.raises(CorruptRecord, match=rf"^x\.tar: record '{items[i][0]}': ") as caught:
             shards[i]
-        assert "\n" not in str(caught.value)
+        assert "\n" not in str(caught.value) and str(caught.value).endswith(f": {caught.value.reason}")
+        assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
     assert shards.meta(4) == {"prompt": "a"}
     with pytest.raises(CorruptRecord):
         shards.meta(0)
@@ -221,12 +303,47 @@ def test_public_layouts_are_read_as_they_are(tmp_path: Path) -> None:
         for name in names:  # all images, then all JSON: the halves of a record need not be neighbours
             members.append((f"{name}.JPG", jpg))
         for name in names:
-            members += [(f"{name}.txt", b"a"), (f"{name}.json", META)]
+            members += [(f"{name}.cls", b"a"), (f"{name}.json", META)]
         _tar(tmp_path / f"{number}.tar", members, kind)
     shards = ImageShards(tmp_path)
-    assert [shards.key(i) for i in range(8)] == ["a", "train/b", deep, "caf\u00e9"] * 2
+    # the two shards share names, so their numbers lead
+    keys = [f"0000{shard}/{name}" for shard in (0, 1) for name in ("a", "train/b", deep, "caf\u00e9")]
+    assert [shards.key(i) for i in range(8)] == keys == [record.key for record in shards]
     assert all(record.image.shape == (5, 7, 3) for record in shards)
-    assert sum(skipped.reason == "neither image nor JSON" for skipped in shards.skipped) == 8
+    reasons = [each.reason for each in shards.skipped]
+    assert reasons == ["hidden or without suffix", *["neither image, JSON nor txt"] * 4] * 2
+
+
+def test_captions_may_lie_in_text_files(tmp_path: Path) -> None:
+    png = encode_image(_image(1))
+    members = [("a.png", png), ("a.txt", "a caf\u00e9\n".encode()), ("b.txt", b"of the text"), ("b.png", png)]
+    members += [("b.json", b'{"caption": "of the JSON", "score": NaN}'), ("c.png", png), ("c.txt", b"\xff")]
+    members += [("d.txt", b"lone"), ("e.txt", b" "), ("e.jpg", png), ("f.png", png)]
+    members += [("f.txt", b"x" * ((1 << 20) + 1))]
+    _tar(tmp_path / "x.tar", members)
+    shards = ImageShards(tmp_path)
+    assert [shards.key(i) for i in range(len(shards))] == ["a", "b", "c", "e"]
+    assert shards[0].meta == {"prompt": "a caf\u00e9"} and np.array_equal(shards[0].image, _image(1))
+    assert shards.meta(1) == {"prompt": "of the text", "caption": "of the JSON", "score": None}
+    assert ImageShards(tmp_path / "x.tar", "caption").meta(1)["prompt"] == "of the JSON"
+    for i, words in ((2, "its text is not UTF-8"), (3, "it has no caption")):
+        with pytest.raises(CorruptRecord, match=words):
+            shards.encoded(i)
+    assert _reasons(shards) == {
+        "d": "no image",
+        "f.txt": "1048577 bytes, allowed: up to 1048576",
+        "f": "no JSON or txt",
+    }
+
+
+def test_a_shard_that_is_none_costs_no_other(tmp_path: Path) -> None:
+    write_image_shard(tmp_path / "b.tar", _records(0, 2))
+    for name, data in (("a.tar", b""), ("c.tar", b"version https://git-lfs.github.com/spec/v1\n")):
+        (tmp_path / name).write_bytes(data)
+    (tmp_path / "._b.tar").write_bytes(b"x")
+    shards = ImageShards(tmp_path)
+    assert len(shards) == 2 and [each.shard for each in shards.skipped] == ["a.tar", "c.tar"]
+    assert {each.reason for each in shards.skipped} == {"not a plain tar file, allowed: uncompressed tar"}
 
 
 def test_hostile_members_are_skipped_and_nothing_is_written(tmp_path: Path) -> None:
@@ -261,7 +378,7 @@ def test_hostile_members_are_skipped_and_nothing_is_written(tmp_path: Path) -> N
     assert reasons["l.png"] == reasons["h.png"] == "link" and reasons["l"] == "no image"
     assert reasons["c.png"] == reasons["f.png"] == "device or unknown kind"
     assert reasons["holes.png"] == "sparse" and "allowed: up to 1048576" in reasons["big.json"]
-    assert reasons["lone"] == "no JSON" and reasons["good.png"] == reasons["good.jpg"] == "duplicate"
+    assert reasons["lone"] == "no JSON or txt" and reasons["good.png"] == reasons["good.jpg"] == "duplicate"
     assert sorted(p.name for p in tmp_path.rglob("*")) == ["in", "x.tar"]
 
 
