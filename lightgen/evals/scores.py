@@ -42,6 +42,28 @@ class ImageVerdict:
     broken: tuple[str, ...] = ()
     detections: tuple[Detection, ...] = ()
 
+    def to_json(self) -> dict[str, Any]:
+        """Record of the verdict, without its prompt."""
+        found = [
+            {"label": d.label, "score": d.score, "box": list(d.box), "colors": d.colors and dict(d.colors)}
+            for d in self.detections
+        ]
+        return {
+            "correct": self.correct,
+            "reason": self.reason,
+            "broken": list(self.broken),
+            "detections": found,
+        }
+
+    @staticmethod
+    def from_json(prompt: Prompt, record: dict[str, Any]) -> "ImageVerdict":
+        """Verdict of a record that `to_json` made."""
+        found = tuple(
+            Detection(d["label"], d["score"], tuple(d["box"]), colors=d["colors"])
+            for d in record["detections"]
+        )
+        return ImageVerdict(prompt, record["correct"], record["reason"], tuple(record["broken"]), found)
+
 
 @dataclass(frozen=True)
 class Score:

@@ -1,38 +1,32 @@
 """Evaluate: checkpoints or images become a report that says how often they show what was asked for."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from lightgen.core.artifact import Artifact, Workspace, begin_artifact, open_artifact
 from lightgen.core.config import config_to_dict
 from lightgen.core.errors import UserError
-from lightgen.core.progress import Progress
-from lightgen.core.prompt import Prompt
 from lightgen.evals.scores import (
     Comparison,
-    ImageVerdict,
     ScoreTable,
     compare_runs,
-    evaluate_images,
     score_table,
 )
 from lightgen.evals.statistics import BootstrapConfig
 from lightgen.evals.verdict import VerdictConfig
-from lightgen.ports.protocols import Detector
 from lightgen.stages.checkpoint import NANO, load_detector, open_checkpoint, open_detector, require_part
 from lightgen.stages.distill import DistillConfig, NanoPrompts, distill, load_prompts
+from lightgen.stages.engine import LOCAL, EngineConfig
 from lightgen.stages.inputs import ImageInputs, open_images
+from lightgen.stages.judge import judge
 from lightgen.stages.score_page import Subject, score_page
 from lightgen.stages.self_test import SelfTestConfig, self_test
 from lightgen.stages.student import StudentTeacherConfig
 
 _WORK = "work"
-_BATCH = 32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +59,7 @@ def evaluate(
     subjects: Sequence[str | Path],
     prompts: Sequence[str | Path] = (),
     detector: str | Path | None = None,
+    engine: EngineConfig = LOCAL,
 ) -> Artifact:
     """Report artifact: a page, and `report.json` with `overall` and `tasks` (of the first subject).
 
@@ -74,6 +69,7 @@ def evaluate(
         subjects: checkpoints (`nano` too), or directories of images whose records hold their prompts.
         prompts: file in GenEval's schema, or artifact of prompts, for the checkpoints.
         detector: checkpoint of the detector; the shipped one unless named.
+        engine: who draws and judges; the numbers do not depend on that.
 
     Raises:
         UserError: a subject, prompt or detector that cannot be used, or a detector that fails its self-test.
@@ -89,8 +85,8 @@ def evaluate(
             f"prompt {unjudged.prompt[:60]!r}: has no tag, allowed: GenEval's fields in every prompt"
         )
     opened = _named_apart([_open_subject(subject) for subject in subjects])
-    judge = open_detector(detector)
-    parents = [*parents, *(a for each in opened for a in each.artifacts), judge]
+    judging = open_detector(detector)
+    parents = [*parents, *(a for each in opened for a in each.artifacts), judging]
     plain = [entry for each in opened if each.images for entry in each.images.plain]
     settings = {"stage": "evaluate", **config_to_dict(config), **identity, "plain_images": plain}
     found = begin_artifact(out, "report", settings, parents)
@@ -98,7 +94,7 @@ def evaluate(
         return found
     with found as workspace:
         if not workspace.has("report.html"):
-            judged = _judge(config, wanted, prompts, opened, load_detector(judge), workspace)
+            judged = _judge(config, wanted, prompts, opened, judging, workspace, engine)
             _write(config, judged, settings, parents, workspace)
         # only now: a run killed before this line still has its pictures
         workspace.remove(_WORK)
@@ -107,9 +103,10 @@ def evaluate(
 
 @dataclass(frozen=True)
 class _Opened:
-    """A subject: its name as given, and either a checkpoint or images."""
+    """A subject: its name as given, where it is, and either a checkpoint or images."""
 
     name: str
+    path: Path
     checkpoint: Artifact | None
     images: ImageInputs | None
 
@@ -145,12 +142,12 @@ def _sampling(config: EvaluateConfig) -> DistillConfig:
 def _open_subject(subject: str | Path) -> _Opened:
     path, name = Path(subject), str(subject) if str(subject) == NANO else Path(subject).resolve().name
     if name == NANO and str(subject) == NANO:
-        return _Opened(name, open_checkpoint(NANO), None)
+        return _Opened(name, path, open_checkpoint(NANO), None)
     if (path / "manifest.json").is_file() or not path.is_dir():
         kind = open_artifact(path, "checkpoint", "images", verify=False).kind
         if kind == "checkpoint":
-            return _Opened(name, require_part(open_checkpoint(path), "transformer"), None)
-    return _Opened(name, None, open_images([path]))
+            return _Opened(name, path, require_part(open_checkpoint(path), "transformer"), None)
+    return _Opened(name, path, None, open_images([path]))
 
 
 def _named_apart(opened: list[_Opened]) -> list[_Opened]:
@@ -166,44 +163,32 @@ def _judge(
     sampling: DistillConfig,
     prompts: Sequence[str | Path],
     opened: Sequence[_Opened],
-    detector: Detector,
+    judging: Artifact,
     workspace: Workspace,
+    engine: EngineConfig,
 ) -> _Judged:
     seconds: dict[str, float] = {}
     began = time.monotonic()
-    shares = self_test(detector, config.verdict, config.self_test)
+    shares = self_test(load_detector(judging), config.verdict, config.self_test)
     seconds["self-test"] = time.monotonic() - began
     subjects: list[Subject] = []
     for number, each in enumerate(opened):
         began = time.monotonic()
         if each.checkpoint is not None:
             start = each.checkpoint.path
-            made = distill(sampling, workspace.path / _WORK / str(number), prompts, start)
-            images = open_images([made.path])
+            made = distill(sampling, workspace.path / _WORK / str(number), prompts, start, engine)
+            images, place = open_images([made.path]), made.path
             seconds[f"draw {each.name}"] = time.monotonic() - began
             began = time.monotonic()
         else:
             assert each.images is not None
-            images = each.images
-        verdicts = _verdicts(config.verdict, images, detector, each.name)
+            images, place = each.images, each.path
+        folder = f"{_WORK}/{number}-judged"
+        verdicts = judge(engine, workspace, folder, config.verdict, images, place, judging.path, each.name)
         seconds[f"judge {each.name}"] = time.monotonic() - began
         digest = each.artifacts[0].digest if each.artifacts else ""
         subjects.append(Subject(each.name, digest, images, verdicts, score_table(verdicts, config.bootstrap)))
     return _Judged(subjects, _comparisons(subjects, config.bootstrap), shares, seconds)
-
-
-def _verdicts(
-    config: VerdictConfig, images: ImageInputs, detector: Detector, name: str
-) -> list[ImageVerdict]:
-    prompts = [Prompt.from_json(images.meta(i)) for i in range(len(images))]
-    with Progress(f"judge {name}", len(images), "images") as progress:
-
-        def read() -> Iterator[np.ndarray]:
-            for i in range(len(images)):
-                yield images[i].image
-                progress.advance()
-
-        return evaluate_images(prompts, read(), detector, None, config, batch_size=_BATCH)
 
 
 def _comparisons(subjects: Sequence[Subject], config: BootstrapConfig) -> list[tuple[str, str, Comparison]]:

@@ -9,10 +9,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from lightgen.core.artifact import Artifact, Workspace, begin_artifact
+from lightgen.core.artifact import Artifact, begin_artifact, open_artifact
 from lightgen.core.config import config_to_dict
 from lightgen.core.errors import UserError
-from lightgen.core.progress import Progress
 from lightgen.core.prompt import Prompt
 from lightgen.data.images import EncodedRecord, ImageShards, write_encoded_shard
 from lightgen.data.pairs import pair_up
@@ -21,9 +20,9 @@ from lightgen.evals.verdict import VerdictConfig
 from lightgen.ports.protocols import Detector, Scorer
 from lightgen.ports.scorer import COLUMNS, ScorerConfig
 from lightgen.stages.checkpoint import load_detector, open_detector
+from lightgen.stages.engine import LOCAL, EngineConfig, Writer, cut, write_shards
 from lightgen.stages.inputs import ImageInputs, open_images
-from lightgen.stages.scorer import find_scorer
-from lightgen.stages.shards import cut, write_missing
+from lightgen.stages.scorer import ScorerPlace, find_scorer
 
 # Entries of a record by which it is scored, beside `score`, which the last rank wrote.
 RANKED = ("verdict_score", "correct", "source_index", *COLUMNS.values())
@@ -41,7 +40,7 @@ class RankConfig:
         by: verdict: 1 for an image that shows what its prompt asks for, else 0, plus `confidence_weight`
             times the mean confidence in the objects asked for (0 for one that is missing), which parts ties
             (entries verdict_score, correct, reason); source: the earlier its directory is named, the higher
-            (source_index, from 0); scorer: what the scorer says (clip_score, pick_score or hps_v2).
+            (source_index, from 0); scorer: what the scorer says (clip_score, pick_score, hps_v2, aesthetic).
         confidence_weight: below the margin of a later `train`, ties stay ties there.
         shard_size: images per shard, the unit of work that a killed run does not repeat.
     """
@@ -54,7 +53,11 @@ class RankConfig:
 
 
 def rank(
-    config: RankConfig, out: str | Path, images: Sequence[str | Path], detector: str | Path | None = None
+    config: RankConfig,
+    out: str | Path,
+    images: Sequence[str | Path],
+    detector: str | Path | None = None,
+    engine: EngineConfig = LOCAL,
 ) -> Artifact:
     """Artifact of all images of all directories, their files as they were, each with a `score` in its JSON.
 
@@ -63,6 +66,7 @@ def rank(
         out: where the artifact will be.
         images: directories of images of the same prompts.
         detector: checkpoint of the detector behind verdicts; the shipped one unless named.
+        engine: who runs it; the scores do not depend on that.
 
     Raises:
         UserError: inputs that are no images, of different prompts, or whose prompts cannot be judged; or a
@@ -82,24 +86,46 @@ def rank(
     if isinstance(found, Artifact):
         return found
     with found as workspace:
-        if judge is not None:
-            score = _by_verdict(config, inputs, load_detector(judge))
-        else:
-            score = _by_source(inputs) if place is None else _by_scorer(config.scorer, inputs, place.load())
-        _write(config, inputs, score, workspace)
+        shards = cut(len(inputs), config.shard_size)
+        names = [f"images-{number:05d}.tar" for number in range(len(shards))]
+        work = RankWork(config, tuple(map(str, images)), None if judge is None else judge.path, place)
+        write_shards(engine, workspace, "rank", names, [len(shard) for shard in shards], work)
         return workspace.commit(_counts(workspace.path, len(inputs.sources)))
 
 
-def _write(config: RankConfig, inputs: ImageInputs, score: _Score, workspace: Workspace) -> None:
-    """Write the shards that are not there yet."""
-    shards = cut(len(inputs), config.shard_size)
-    names = [f"images-{number:05d}.tar" for number in range(len(shards))]
+@dataclass(frozen=True)
+class RankWork:
+    """Shards of scored images.
 
-    def write(path: Path, number: int, progress: Progress) -> None:
-        shard = shards[number]
-        write_encoded_shard(path, _records(inputs, shard, score(shard), progress))
+    Attributes:
+        config: how they are scored.
+        images: directories of all of them.
+        detector: folder of the checkpoint behind verdicts, where those score.
+        place: of the scorer, where one scores.
+    """
 
-    write_missing(workspace, "rank", names, shards, write)
+    config: RankConfig
+    images: tuple[str, ...]
+    detector: Path | None
+    place: ScorerPlace | None
+
+    def open(self) -> Writer:
+        """Function that writes a shard; see `Work`."""
+        inputs = open_images(self.images, verify=False)
+        if self.detector is not None:
+            judge = load_detector(open_artifact(self.detector, "checkpoint", verify=False))
+            score = _by_verdict(self.config, inputs, judge)
+        elif self.place is not None:
+            score = _by_scorer(self.config.scorer, inputs, self.place.load())
+        else:
+            score = _by_source(inputs)
+        shards = cut(len(inputs), self.config.shard_size)
+
+        def write(path: Path, number: int, advance: Callable[[int], None]) -> None:
+            shard = shards[number]
+            write_encoded_shard(path, _records(inputs, shard, score(shard), advance))
+
+        return write
 
 
 def _counts(folder: Path, sources: int) -> dict[str, int]:
@@ -164,11 +190,11 @@ def _by_scorer(config: ScorerConfig, inputs: ImageInputs, scorer: Scorer) -> _Sc
 
 
 def _records(
-    inputs: ImageInputs, shard: range, scored: Sequence[dict[str, Any]], progress: Progress
+    inputs: ImageInputs, shard: range, scored: Sequence[dict[str, Any]], advance: Callable[[int], None]
 ) -> Iterator[EncodedRecord]:
     for i, entries in zip(shard, scored, strict=True):
         record = inputs.encoded(i)
-        progress.advance()
+        advance(1)
         yield EncodedRecord(inputs.key(i), record.data, record.suffix, {**record.meta, **entries})
 
 

@@ -10,6 +10,7 @@ from lightgen.evals.statistics import BootstrapConfig
 from lightgen.ports.nano.emoji import EmojiTeacherConfig, ErrorKnob
 from lightgen.ports.protocols import Detection
 from lightgen.stages import evaluate as stage
+from lightgen.stages import judge as judging
 from lightgen.stages.distill import NanoPrompts, distill, nano_prompts
 from lightgen.stages.evaluate import EvaluateConfig, evaluate
 from lightgen.stages.self_test import SelfTestConfig
@@ -76,7 +77,8 @@ def test_images_and_a_paired_comparison(tmp_path, toy, monkeypatch):
     right = distill(toy_distill(prompts=prompts), tmp_path / "right")
     blunder = EmojiTeacherConfig(errors=ErrorKnob(wrong_class=1))
     wrong = distill(toy_distill(prompts=prompts, teacher=blunder), tmp_path / "wrong")
-    monkeypatch.setattr(stage, "load_detector", lambda _: Truth(wrong.path, right.path))
+    truth = Truth(wrong.path, right.path)
+    monkeypatch.setattr(judging, "load_detector", lambda _: truth)
     monkeypatch.setattr(stage, "self_test", lambda *_: {"right_renders": 1.0, "wrong_renders": 0.0})
     made = evaluate(CONFIG, tmp_path / "report", [wrong.path, right.path], detector=toy.detector.path)
     report = report_of(made)
@@ -116,7 +118,7 @@ def test_prompts_from_a_file(toy, tmp_path):
 
 
 def test_a_killed_run_continues(toy, tmp_path, monkeypatch):
-    drawn, make, judge = [], stage.distill, stage.evaluate_images
+    drawn, make, judge = [], stage.distill, judging.evaluate_images
 
     def count(*arguments):
         drawn.append(arguments)
@@ -126,13 +128,13 @@ def test_a_killed_run_continues(toy, tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(stage, "distill", count)
-    monkeypatch.setattr(stage, "evaluate_images", die)
+    monkeypatch.setattr(judging, "evaluate_images", die)
     with pytest.raises(KeyboardInterrupt):
         evaluate(CONFIG, tmp_path / "report", [toy.student.path], detector=toy.detector.path)
     kept = tmp_path / ".report.partial" / "work" / "0" / "images-00000.tar"
     before = kept.stat().st_mtime_ns
     monkeypatch.setattr(
-        stage, "evaluate_images", lambda *a, **n: (seen.append(kept.stat().st_mtime_ns), judge(*a, **n))[1]
+        judging, "evaluate_images", lambda *a, **n: (seen.append(kept.stat().st_mtime_ns), judge(*a, **n))[1]
     )
     seen = []
     evaluate(CONFIG, tmp_path / "report", [toy.student.path], detector=toy.detector.path)

@@ -1,0 +1,179 @@
+"""Work in shards, the unit that a killed run does not repeat: in this process, or by Ray on many machines."""
+
+import contextlib
+import logging
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from lightgen.core.artifact import Workspace
+from lightgen.core.directory import TMP
+from lightgen.core.errors import UserError
+from lightgen.core.progress import Progress
+
+Writer = Callable[[Path, int, Callable[[int], None]], None]
+
+
+class Work(Protocol):
+    """What the shards of one stage are made of: configs, paths and plain data, so that it can travel.
+
+    The bytes of a shard must follow from these and its number alone, never from who writes it or when.
+    """
+
+    def open(self) -> Writer:
+        """Function `write(path, number, advance)`, which writes a shard whole or not at all.
+
+        Called once per process: here models are loaded. The function calls `advance(n)` as n more units of
+        the shard are done.
+        """
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineConfig:
+    """Who writes the shards; what is in them does not depend on it.
+
+    Attributes:
+        name: local: this process, one shard after the other; ray: a pipeline of Ray Data.
+        workers: processes that Ray keeps, each with its own copy of the models.
+        gpus: of each worker; a part, such as 0.5, lets several share one.
+        cpus: of each worker; also its threads.
+        address: of a running cluster (`auto` finds that of this machine); None starts Ray here, on this
+            machine alone and without its dashboard. All machines must see the files under the same paths.
+    """
+
+    name: Literal["local", "ray"] = "local"
+    workers: int = 1
+    gpus: float = 0.0
+    cpus: float = 1.0
+    address: str | None = None
+
+    def check(self) -> None:
+        """Raises UserError: a number out of range, or options that the engine does not have."""
+        if self.workers < 1 or self.gpus < 0 or self.cpus < 0:
+            raise UserError(
+                f"engine: got {self.workers} workers of {self.cpus:g} CPUs and {self.gpus:g} GPUs, "
+                "allowed: workers from 1, the others from 0"
+            )
+        if self.name == "local" and self != EngineConfig():
+            raise UserError("engine: got workers or their shares for the local engine, allowed: --engine ray")
+
+
+LOCAL = EngineConfig()
+
+
+def cut(total: int, shard_size: int) -> list[range]:
+    """Numbers from 0 to `total` in shards of `shard_size`, the last one perhaps shorter."""
+    return [range(start, min(start + shard_size, total)) for start in range(0, total, shard_size)]
+
+
+def write_shards(
+    engine: EngineConfig,
+    workspace: Workspace,
+    task: str,
+    names: Sequence[str],
+    sizes: Sequence[int],
+    work: Work,
+    unit: str = "images",
+) -> None:
+    """Write the shards that are not there yet.
+
+    Args:
+        engine: who writes.
+        workspace: where they are.
+        task: word before the progress.
+        names: file of each shard.
+        sizes: units in each.
+        work: how they are written.
+        unit: plural noun of what is in them.
+
+    Raises:
+        UserError: what the work refuses, or an engine that cannot be had.
+    """
+    is_there = [workspace.has(name) for name in names]
+    done = sum(size for size, there in zip(sizes, is_there, strict=True) if there)
+    missing = [number for number, there in enumerate(is_there) if not there]
+    with Progress(task, sum(sizes), unit, done) as progress:
+        if not missing:
+            return
+        paths = {number: workspace.path / names[number] for number in missing}
+        for folder in {path.parent for path in paths.values()}:
+            folder.mkdir(parents=True, exist_ok=True)
+        if engine.name == "local":
+            write = work.open()
+            for number, path in paths.items():
+                write(path, number, progress.advance)
+            return
+        for number in _by_ray(engine, paths, work):
+            progress.advance(sizes[number])
+    # a worker that was killed leaves what it was writing; nobody writes any more
+    for path in workspace.path.rglob(f"*{TMP}"):
+        path.unlink()
+
+
+class _Worker:
+    """One of Ray's processes. It opens the work at its first shard, so that what that refuses is reported."""
+
+    def __init__(self, work: Work) -> None:
+        self._work = work
+        self._write: Writer | None = None
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        """Write the shard of a row, unless an earlier attempt has; its number, and why it is refused."""
+        path, refused = Path(row["path"]), ""
+        if not path.is_file():
+            try:
+                self._write = self._write or self._work.open()
+                self._write(path, row["number"], lambda n: None)
+            except UserError as error:  # as data: the causes of an exception do not survive the way back
+                refused = str(error)
+        return {"number": row["number"], "refused": refused}
+
+
+def _by_ray(engine: EngineConfig, paths: dict[int, Path], work: Work) -> Iterator[int]:
+    """Numbers of the shards as they are done; a worker that dies is replaced, and its shard begun again.
+
+    Ray Data hands out a shard when a worker is free, and gives the same one again where a worker is lost.
+    """
+    with _ray(engine) as ray:
+        rows = [{"number": number, "path": str(path)} for number, path in paths.items()]
+        done = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
+            _Worker,
+            fn_constructor_args=(work,),
+            compute=ray.data.ActorPoolStrategy(size=min(engine.workers, len(rows))),
+            num_cpus=engine.cpus,
+            num_gpus=engine.gpus or None,
+        )
+        for row in done.iter_rows():
+            if row["refused"]:
+                raise UserError(row["refused"])
+            yield int(row["number"])
+
+
+@contextlib.contextmanager
+def _ray(engine: EngineConfig) -> Iterator[Any]:
+    """The library, connected; what it started here ends with the block."""
+    try:
+        import ray
+        import ray.data
+    except ImportError as error:
+        raise UserError("engine ray: not installed, allowed: pip install 'lightgen[ray]'") from error
+    begun = not ray.is_initialized()  # else the cluster that this process is connected to is taken
+    if begun:
+        # a row of a few bytes is all that passes through Ray: the least store that it accepts is plenty
+        here: dict[str, Any] = {
+            "include_dashboard": False,
+            "num_cpus": max(1, math.ceil(engine.workers * engine.cpus)),
+            "object_store_memory": 100 * 2**20,
+        }
+        quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+        ray.init(address=engine.address, **quiet, **({} if engine.address else here))
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    try:
+        yield ray
+    finally:
+        if begun:
+            ray.shutdown()
