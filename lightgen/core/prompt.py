@@ -35,6 +35,8 @@ class Prompt:
     Attributes:
         source, mask: paths of an image to edit and of its mask (white is repainted), or None.
         seed: seed of the image, or None where the stage decides.
+        origin: where the text comes from, as `captions.txt:12`, or None.
+        original_prompt: the text that a model wrote this one from, or None.
     """
 
     prompt: str
@@ -44,6 +46,8 @@ class Prompt:
     source: str | None = None
     mask: str | None = None
     seed: int | None = None
+    origin: str | None = None
+    original_prompt: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Record of this prompt under GenEval's key names, without empty fields."""
@@ -53,7 +57,8 @@ class Prompt:
         for key, requirements in (("include", self.include), ("exclude", self.exclude)):
             if requirements:
                 record[key] = [_requirement_to_json(r) for r in requirements]
-        for key, value in (("source", self.source), ("mask", self.mask), ("seed", self.seed)):
+        for key in ("source", "mask", "seed", "origin", "original_prompt"):
+            value = vars(self)[key]
             if value is not None:
                 record[key] = value
         return record
@@ -80,6 +85,11 @@ class Prompt:
         for key in ("source", "mask"):
             if not isinstance(record.get(key), str | None):
                 raise UserError(f"prompt record: {key} {str(record[key])[:80]!r}, allowed: a path as text")
+        # names that strangers' records may use for something else: only a text is taken
+        origin, original = (
+            value if isinstance(value := record.get(key), str) else None
+            for key in ("origin", "original_prompt")
+        )
         seed = record.get("seed")
         if not isinstance(seed, int | None) or isinstance(seed, bool):
             raise UserError(f"prompt record: seed {str(seed)[:80]!r}, allowed: a whole number")
@@ -91,6 +101,8 @@ class Prompt:
             source=record.get("source"),
             mask=record.get("mask"),
             seed=seed,
+            origin=origin,
+            original_prompt=original,
         )
 
 

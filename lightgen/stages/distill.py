@@ -1,23 +1,33 @@
 """Distill: prompts become images, drawn by a teacher or by a student of our own."""
 
-from collections.abc import Iterator, Sequence
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from lightgen.core.artifact import Artifact, begin_artifact, open_artifact
 from lightgen.core.config import config_to_dict, digest
+from lightgen.core.directory import whole_file
 from lightgen.core.draws import draw_key
 from lightgen.core.errors import UserError
-from lightgen.core.progress import Progress
 from lightgen.core.prompt import TAGS, Prompt
 from lightgen.data.images import Format, ImageRecord, write_image_shard
-from lightgen.data.prompts import read_prompts
+from lightgen.data.prompts import PromptLines
+from lightgen.ports.endpoint import EndpointTeacherConfig
 from lightgen.ports.nano.emoji import EmojiTeacher, EmojiTeacherConfig
 from lightgen.ports.nano.language import draw_prompt
+from lightgen.ports.refusal import RefusedPrompt
+from lightgen.ports.teacher import DiffusersTeacherConfig
 from lightgen.stages.checkpoint import NANO, open_checkpoint, require_part
-from lightgen.stages.shards import cut, write_missing
-from lightgen.stages.student import StudentGenerator, StudentTeacherConfig
+from lightgen.stages.engine import LOCAL, EngineConfig, Writer, cut, write_shards
+from lightgen.stages.student import StudentGenerator, StudentTeacherConfig, student_name
+from lightgen.stages.teachers import TeacherPlace, find_teacher
+
+_Job = tuple[str, Prompt, int]  # key, prompt, seed
+_Draw = Callable[[Sequence[_Job]], Iterator[ImageRecord | dict[str, Any]]]  # or what is told of a refusal
+_REFUSED = ".refused.jsonl"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,11 +55,13 @@ class DistillConfig:
         prompts: built-in prompts; None where prompts are handed in.
         height, width: of the images, px.
         shard_size: images per shard, the unit of work that a killed run does not repeat.
-        batch_size: images that a student draws at once.
+        batch_size: images that a student draws at once; a pipeline's is among its own settings.
         format: of the image files; png loses nothing.
     """
 
-    teacher: EmojiTeacherConfig | StudentTeacherConfig = field(default_factory=EmojiTeacherConfig)
+    teacher: EmojiTeacherConfig | StudentTeacherConfig | DiffusersTeacherConfig | EndpointTeacherConfig = (
+        field(default_factory=EmojiTeacherConfig)
+    )
     prompts: NanoPrompts | None = None
     images_per_prompt: int = 1
     height: int = 128
@@ -65,6 +77,7 @@ def distill(
     out: str | Path,
     prompts: Sequence[str | Path] = (),
     start: str | Path | None = None,
+    engine: EngineConfig = LOCAL,
 ) -> Artifact:
     """Artifact of images: `images_per_prompt` of each prompt, each with its prompt, seed and generator.
 
@@ -73,38 +86,53 @@ def distill(
         out: where the artifact will be.
         prompts: artifacts of prompts, or files of JSON lines; without any, the config's own prompts.
         start: checkpoint of a student (`nano` unless named); the emoji teacher takes none.
+        engine: who runs it; the images do not depend on that.
 
     Raises:
         UserError: no prompts, a start without a student, or what the teacher refuses.
     """
     texts, config, parents, identity = load_prompts(config, prompts)
-    student = None
-    if isinstance(config.teacher, StudentTeacherConfig):
-        student = require_part(open_checkpoint(start or NANO), "transformer")
-        parents = [*parents, student]
-    elif start is not None:
-        raise UserError(
-            f"--start: got {str(start)!r} for the emoji teacher, allowed: only where a student draws"
-        )
-    found = begin_artifact(out, "images", {"stage": "distill", **config_to_dict(config), **identity}, parents)
+    place, teacher = _find(config, start)
+    settings = {"stage": "distill", **config_to_dict(config), **identity}
+    if isinstance(place, TeacherPlace):
+        settings |= {"teacher": config_to_dict(place.recorded()), "teacher_is": place.identity()}
+    elif place is not None:
+        parents = [*parents, place]
+    found = begin_artifact(out, "images", settings, parents)
     if isinstance(found, Artifact):
         return found
     with found as workspace:
         total = len(texts) * config.images_per_prompt
-        teacher = _Teacher(config, student)
         shards = cut(total, config.shard_size)
         names = [f"images-{number:05d}.tar" for number in range(len(shards))]
+        drawer = place.path if isinstance(place, Artifact) else place
+        work = DistillWork(config, texts, drawer)
+        write_shards(engine, workspace, "distill", names, [len(shard) for shard in shards], work)
+        refused = sum(len(path.read_bytes().splitlines()) for path in workspace.path.glob(f"*{_REFUSED}"))
+        counts = {
+            "images": total - refused,
+            "prompts": len(texts),
+            **({"refused": refused} if refused else {}),
+        }
+        return workspace.commit(counts, generator=teacher)
 
-        def write(path: Path, number: int, progress: Progress) -> None:
-            write_image_shard(path, teacher.draw(texts, shards[number], progress), config.format)
 
-        write_missing(workspace, "distill", names, shards, write)
-        return workspace.commit({"images": total, "prompts": len(texts)}, generator=teacher.name)
+def _find(config: DistillConfig, start: str | Path | None) -> tuple[Artifact | TeacherPlace | None, str]:
+    """Who draws, None = the emoji teacher, and the name of that."""
+    if isinstance(config.teacher, StudentTeacherConfig):
+        student = require_part(open_checkpoint(start or NANO), "transformer")
+        return student, student_name(student)
+    if start is not None:
+        raise UserError(f"--start: got {str(start)!r} for a teacher, allowed: only where a student draws")
+    if isinstance(config.teacher, EmojiTeacherConfig):
+        return None, EmojiTeacher.name
+    place = find_teacher(config.teacher)
+    return place, place.name
 
 
 def load_prompts(
     config: DistillConfig, paths: Sequence[str | Path]
-) -> tuple[list[Prompt], DistillConfig, list[Artifact], dict[str, Any]]:
+) -> tuple[Sequence[Prompt], DistillConfig, list[Artifact], dict[str, Any]]:
     """(Prompts, config that says if they are built in, parents, entries of the config for plain files)."""
     if not paths:
         if config.prompts is None:
@@ -112,21 +140,29 @@ def load_prompts(
                 "prompts: got none, allowed: --in DIR or FILE.jsonl, or a recipe with built-in prompts"
             )
         return nano_prompts(config.prompts), config, [], {}
-    found: list[Prompt] = []
+    found: list[PromptLines] = []
     parents: list[Artifact] = []
     plain: list[dict[str, str]] = []
     for path in map(Path, paths):
         if path.is_dir() or not path.exists():
             parents.append(open_artifact(path, "prompts"))
-            found += read_prompts(path / "prompts.jsonl")
+            found.append(PromptLines(path.absolute() / "prompts.jsonl"))
         else:
-            fresh = read_prompts(path)
-            plain.append({"name": path.name, "digest": digest([prompt.to_json() for prompt in fresh])})
-            found += fresh
-    edits = next((prompt for prompt in found if prompt.source or prompt.mask), None)
-    if edits is not None:
-        raise UserError(f"prompt {edits.prompt[:60]!r}: got a source or mask, allowed: text alone")
-    return found, replace(config, prompts=None), parents, {"plain_inputs": plain} if plain else {}
+            found.append(PromptLines(path.absolute()))
+            plain.append({"name": path.name, "digest": _digest(found[-1])})
+        edits = next((prompt for prompt in found[-1] if prompt.source or prompt.mask), None)
+        if edits is not None:
+            raise UserError(f"prompt {edits.prompt[:60]!r}: got a source or mask, allowed: text alone")
+    texts = found[0] if len(found) == 1 else [prompt for lines in found for prompt in lines]
+    return texts, replace(config, prompts=None), parents, {"plain_inputs": plain} if plain else {}
+
+
+def _digest(lines: PromptLines) -> str:
+    """SHA-256 [64 hex digits] of the prompts of a file, however they are written."""
+    found = hashlib.sha256()
+    for prompt in lines:
+        found.update(digest(prompt.to_json()).encode())
+    return found.hexdigest()
 
 
 def nano_prompts(wanted: NanoPrompts) -> list[Prompt]:
@@ -155,43 +191,99 @@ def image_seed(config: DistillConfig, prompt: Prompt, number: int, repeat: int) 
     return draw_key(config.seed, "image seed", number, repeat) >> 31  # 32 bits, which every tool can hold
 
 
-class _Teacher:
-    """Either generator, as a source of records."""
+@dataclass(frozen=True)
+class DistillWork:
+    """Shards of images: what is drawn, by whom.
 
-    def __init__(self, config: DistillConfig, student: Artifact | None) -> None:
-        self._config = config
-        self._emoji = self._student = None
-        if isinstance(config.teacher, EmojiTeacherConfig):
-            self._emoji = EmojiTeacher(config.teacher)
-            self.name = self._emoji.name
+    Attributes:
+        config: how.
+        prompts: of all shards.
+        drawer: folder of the student's checkpoint, or place of a teacher; None for the emoji teacher.
+    """
+
+    config: DistillConfig
+    prompts: Sequence[Prompt]
+    drawer: Path | TeacherPlace | None
+
+    def open(self) -> Writer:
+        """Function that writes a shard; see `Work`. What a teacher refuses is told beside it."""
+        if self.drawer is None:
+            draw = self._by_emoji()
+        elif isinstance(self.drawer, Path):
+            draw = self._by_student(self.drawer)
         else:
-            assert student is not None
-            self._student = StudentGenerator(config.teacher, student)
-            self.name = self._student.name
+            draw = self._by_teacher(self.drawer)
+        shards = cut(len(self.prompts) * self.config.images_per_prompt, self.config.shard_size)
 
-    def draw(self, prompts: Sequence[Prompt], shard: range, progress: Progress) -> Iterator[ImageRecord]:
-        """Records of the images numbered by `shard`."""
-        config = self._config
+        def write(path: Path, number: int, advance: Callable[[int], None]) -> None:
+            def records() -> Iterator[ImageRecord]:
+                refused = []
+                for each in draw(self._jobs(shards[number])):
+                    advance(1)
+                    if isinstance(each, ImageRecord):
+                        yield each
+                    else:
+                        refused.append(json.dumps(each) + "\n")
+                if refused:  # before the shard gets its name, so that no whole shard lacks them
+                    with whole_file(path.with_suffix(_REFUSED)) as temporary:
+                        temporary.write_bytes("".join(refused).encode())
+
+            write_image_shard(path, records(), self.config.format)
+
+        return write
+
+    def _jobs(self, shard: range) -> list[_Job]:
+        """Key, prompt and seed of the images numbered by `shard`."""
         jobs = []
         for index in shard:
-            number, repeat = divmod(index, config.images_per_prompt)
-            key = f"{number:07d}-{repeat:02d}"
-            jobs.append((key, prompts[number], image_seed(config, prompts[number], number, repeat)))
-        if self._emoji is not None:
-            for key, prompt, seed in jobs:
-                drawn = self._emoji.draw(prompt.prompt, seed, config.height, config.width)
-                meta = self._meta(prompt, seed) | {"objects": drawn.objects, "errors": drawn.errors}
-                progress.advance()
-                yield ImageRecord(key, drawn.image, meta)
-            return
-        assert self._student is not None
-        for start in range(0, len(jobs), config.batch_size):
-            batch = jobs[start : start + config.batch_size]
-            texts, seeds = [p.prompt for _, p, _ in batch], [seed for _, _, seed in batch]
-            images = self._student.generate(texts, seeds, config.height, config.width)
-            progress.advance(len(batch))
-            for (key, prompt, seed), image in zip(batch, images, strict=True):
-                yield ImageRecord(key, image, self._meta(prompt, seed))
+            number, repeat = divmod(index, self.config.images_per_prompt)
+            prompt = self.prompts[number]
+            jobs.append(
+                (f"{number:07d}-{repeat:02d}", prompt, image_seed(self.config, prompt, number, repeat))
+            )
+        return jobs
 
-    def _meta(self, prompt: Prompt, seed: int) -> dict[str, Any]:
-        return prompt.to_json() | {"seed": seed, "generator": self.name}
+    def _by_emoji(self) -> _Draw:
+        assert isinstance(self.config.teacher, EmojiTeacherConfig)
+        teacher = EmojiTeacher(self.config.teacher)
+
+        def draw(jobs: Sequence[_Job]) -> Iterator[ImageRecord]:
+            for key, prompt, seed in jobs:
+                drawn = teacher.draw(prompt.prompt, seed, self.config.height, self.config.width)
+                meta = _meta(prompt, seed, teacher.name)
+                yield ImageRecord(key, drawn.image, meta | {"objects": drawn.objects, "errors": drawn.errors})
+
+        return draw
+
+    def _by_student(self, folder: Path) -> _Draw:
+        assert isinstance(self.config.teacher, StudentTeacherConfig)
+        student = StudentGenerator(self.config.teacher, open_artifact(folder, "checkpoint", verify=False))
+
+        def draw(jobs: Sequence[_Job]) -> Iterator[ImageRecord]:
+            for start in range(0, len(jobs), self.config.batch_size):
+                batch = jobs[start : start + self.config.batch_size]
+                texts, seeds = [p.prompt for _, p, _ in batch], [seed for _, _, seed in batch]
+                images = student.generate(texts, seeds, self.config.height, self.config.width)
+                for (key, prompt, seed), image in zip(batch, images, strict=True):
+                    yield ImageRecord(key, image, _meta(prompt, seed, student.name))
+
+        return draw
+
+    def _by_teacher(self, place: TeacherPlace) -> _Draw:
+        teacher = place.load()
+
+        def draw(jobs: Sequence[_Job]) -> Iterator[ImageRecord | dict[str, Any]]:
+            texts, seeds = [prompt.prompt for _, prompt, _ in jobs], [seed for _, _, seed in jobs]
+            drawn = teacher.draw(texts, seeds, self.config.height, self.config.width)
+            for (key, prompt, seed), each in zip(jobs, drawn, strict=True):
+                meta = _meta(prompt, seed, place.name)
+                if isinstance(each, RefusedPrompt):
+                    yield {"key": key, **meta, "reason": str(each)}
+                else:
+                    yield ImageRecord(key, each, meta)
+
+        return draw
+
+
+def _meta(prompt: Prompt, seed: int, generator: str) -> dict[str, Any]:
+    return prompt.to_json() | {"seed": seed, "generator": generator}

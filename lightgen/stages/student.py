@@ -32,12 +32,17 @@ class StudentTeacherConfig:
     precision: Literal["bf16", "fp32"] = "bf16"
 
 
+def student_name(checkpoint: Artifact) -> str:
+    """Name that the manifest of a student's images carries."""
+    return f"student-{checkpoint.digest[:12]}"
+
+
 class StudentGenerator:
     """An ImageGenerator that samples from a checkpoint."""
 
     def __init__(self, config: StudentTeacherConfig, checkpoint: Artifact) -> None:
         require_part(checkpoint, "transformer")
-        self.config, self.name = config, f"student-{checkpoint.digest[:12]}"
+        self.config, self.name = config, student_name(checkpoint)
         parts = load_parts(checkpoint.path)
         if config.precision == "bf16":
             # cast once: autocast would cast activations at every layer, at nearly twice the cost of sampling

@@ -117,7 +117,7 @@ def test_tasks_can_be_chosen():
 
 
 def test_what_is_refused(toy, tmp_path):
-    with pytest.raises(UserError, match="for the emoji teacher"):
+    with pytest.raises(UserError, match="for a teacher, allowed: only where a student draws"):
         distill(toy_distill(), tmp_path / "x", start=toy.student.path)
     with pytest.raises(UserError, match="prompts: got none"):
         distill(toy_distill(prompts=None), tmp_path / "x")
