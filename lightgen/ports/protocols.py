@@ -105,6 +105,51 @@ class Scorer(Protocol):
         ...
 
 
+class SafetyChecker(Protocol):
+    """A judge of what an image shows."""
+
+    def unsafe(self, images: np.ndarray) -> np.ndarray:
+        """Probability float [B] in [0, 1] that each of images uint8 [B, H, W, 3] is unsafe to show."""
+        ...
+
+
+class Embedder(Protocol):
+    """Texts or images become points: what is alike lies near."""
+
+    @property
+    def dim(self) -> int:
+        """Width D of the embeddings."""
+        ...
+
+    def embed_texts(self, texts: Sequence[str]) -> np.ndarray:
+        """Embeddings float32 [N, D] at unit length; a UserError where it reads no texts."""
+        ...
+
+    def embed_images(self, images: np.ndarray) -> np.ndarray:
+        """Embeddings float32 [B, D] at unit length of images uint8 [B, H, W, 3]; or a UserError, as above."""
+        ...
+
+
+class Captioner(Protocol):
+    """A writer of captions: from shorter ones, or from images."""
+
+    def expand(self, texts: Sequence[str], seeds: Sequence[int]) -> list[str]:
+        """A detailed caption of each text, as written, empty where none came; the same in any batch.
+
+        Raises:
+            UserError: it reads no texts, or fails.
+        """
+        ...
+
+    def describe(self, images: Sequence[np.ndarray], seeds: Sequence[int]) -> list[str]:
+        """A caption of each image uint8 [H, W, 3], of any sizes; as expand.
+
+        Raises:
+            UserError: it sees no images, or fails.
+        """
+        ...
+
+
 class Detector(Protocol):
     """A finder of objects."""
 
