@@ -1,4 +1,4 @@
-"""Scorers of others behind one port: CLIPScore, PickScore and HPSv2, each of them a CLIP of transformers."""
+"""Scorers of others behind one port: CLIPScore, PickScore, HPSv2, aesthetics; each a CLIP of transformers."""
 
 import contextlib
 from collections.abc import Iterator, Sequence
@@ -14,15 +14,22 @@ from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from lightgen.core.errors import UserError
+from lightgen.ports.aesthetic import AestheticScorer, load_head
 from lightgen.ports.open_clip import from_open_clip, open_clip_config
 from lightgen.ports.released_file import read_state_dict
 
-Kind = Literal["clip-score", "pick-score", "hps-v2"]
+Kind = Literal["clip-score", "pick-score", "hps-v2", "aesthetic"]
 # Name under which an image's record keeps the score, whatever scores it next.
-COLUMNS: dict[Kind, str] = {"clip-score": "clip_score", "pick-score": "pick_score", "hps-v2": "hps_v2"}
+COLUMNS: dict[Kind, str] = {
+    "clip-score": "clip_score",
+    "pick-score": "pick_score",
+    "hps-v2": "hps_v2",
+    "aesthetic": "aesthetic",
+}
 DEFAULT_MODELS: dict[Kind, str] = {
     "clip-score": "openai/clip-vit-large-patch14",
     "pick-score": "yuvalkirstain/PickScore_v1",
+    "aesthetic": "openai/clip-vit-large-patch14",
 }
 CLIP_H = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"
 
@@ -42,12 +49,14 @@ class ScorerConfig:
 
     Attributes:
         kind: clip-score: how well the image fits the prompt (2.5 max(cos, 0)); pick-score, hps-v2: how much
-            people would prefer it among images of the prompt.
+            people would prefer it among images of the prompt; aesthetic: how much people like it, whatever
+            the prompt, about 1 to 10.
         model: local folder in the layout of transformers, or OWNER/NAME of a repository in the Hub's cache;
             for a model of open_clip (hps-v2) its file, .pt or .safetensors. None names the usual repository;
             hps-v2 has none.
         processor: folder or repository of image processor and tokenizer; None means the model's own where it
             has them, else those of CLIP-H.
+        head: of aesthetic, file of the layers on top of the CLIP (.pth or .safetensors); none comes with it.
         batch_size: most images per pass.
         precision: of the model.
     """
@@ -55,6 +64,7 @@ class ScorerConfig:
     kind: Kind = "clip-score"
     model: str | None = None
     processor: str | None = None
+    head: str | None = None
     batch_size: int = 32
     precision: Literal["bf16", "fp32"] = "fp32"
 
@@ -112,8 +122,8 @@ def squared(images: np.ndarray) -> np.ndarray:
     return np.pad(images, bars)
 
 
-def scorer_files(model: Path, processor: Path) -> dict[str, list[Path]]:
-    """Files that a scorer is read from, by `model` and `processor`.
+def scorer_files(model: Path, processor: Path, head: Path | None = None) -> dict[str, list[Path]]:
+    """Files that a scorer is read from, by `model` and `processor`, and `head` where there is one.
 
     Raises:
         UserError: a folder lacks what a model or a processor needs.
@@ -136,6 +146,7 @@ def scorer_files(model: Path, processor: Path) -> dict[str, list[Path]]:
     return {
         "model": [*weights, *(path for path in index if path.is_file())],
         "processor": [path for path in beside if path.is_file()],
+        **({"head": [head]} if head is not None else {}),
     }
 
 
@@ -145,7 +156,9 @@ def has_processor(folder: Path) -> bool:
     return has_words and any((folder / name).is_file() for name in _PREPROCESSOR)
 
 
-def load_scorer(config: ScorerConfig, model: Path, processor: Path, device: torch.device) -> CLIPScorer:
+def load_scorer(
+    config: ScorerConfig, model: Path, processor: Path, device: torch.device, head: Path | None = None
+) -> CLIPScorer | AestheticScorer:
     """Scorer of local files on a device; nothing is downloaded and no code of the files is run.
 
     Args:
@@ -153,15 +166,16 @@ def load_scorer(config: ScorerConfig, model: Path, processor: Path, device: torc
         model: folder in the layout of transformers, or file of an open_clip model.
         processor: folder of image processor and tokenizer.
         device: where it runs.
+        head: file of the head of `aesthetic`.
 
     Raises:
         UserError: the files are missing, damaged, of another model, or do not fit together.
     """
-    scorer_files(model, processor)
+    scorer_files(model, processor, head)
     dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
-    with _told(model):
+    with one_line("scorer", model):
         network: Any = _load_model(model, dtype)
-    with _told(processor):
+    with one_line("scorer", processor):
         images = CLIPImageProcessorPil.from_pretrained(processor, local_files_only=True)
         words = CLIPTokenizer.from_pretrained(processor, local_files_only=True)
         vision, text = network.config.vision_config, network.config.text_config
@@ -172,6 +186,11 @@ def load_scorer(config: ScorerConfig, model: Path, processor: Path, device: torc
             )
         if len(words) > text.vocab_size:
             raise UserError(f"got {len(words)} words, allowed: the {text.vocab_size} of the model, or fewer")
+    if config.kind == "aesthetic":
+        assert head is not None
+        with one_line("scorer", head):
+            layers = load_head(head, network.config.projection_dim)
+        return AestheticScorer(network.to(device), images, layers.to(device))
     return CLIPScorer(network.to(device), words, images, config.kind)
 
 
@@ -202,10 +221,10 @@ def _load_model(path: Path, dtype: torch.dtype) -> CLIPModel:
 
 
 @contextlib.contextmanager
-def _told(path: Path) -> Iterator[None]:
-    """Context in which whatever ails other people's files becomes one line."""
+def one_line(what: str, path: Path) -> Iterator[None]:
+    """Context in which whatever ails other people's files becomes one line that names what they are for."""
     try:
         yield
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         name = "" if isinstance(error, UserError) else f"{type(error).__name__} "
-        raise UserError(f"scorer {path}: {' '.join(f'{name}{error}'.split())[:300]}") from error
+        raise UserError(f"{what} {path}: {' '.join(f'{name}{error}'.split())[:300]}") from error

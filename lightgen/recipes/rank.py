@@ -45,3 +45,12 @@ def hps_v2() -> RankConfig:
     HPS_v2.1_compressed.pt of xswu/HPSv2, image processor and tokenizer are those of CLIP-H.
     """
     return RankConfig(by="scorer", scorer=ScorerConfig(kind="hps-v2"))
+
+
+def aesthetic() -> RankConfig:
+    """Score by LAION's aesthetic predictor, how much people like a picture; `--scorer.head` names its file.
+
+    Source: github christophschuhmann/improved-aesthetic-predictor. Hardware: a GPU with 4 GB, or cores. Time:
+    not run here; the CLIP (1.7 GB) must be in the Hub's cache.
+    """
+    return RankConfig(by="scorer", scorer=ScorerConfig(kind="aesthetic"))

@@ -24,15 +24,16 @@ from lightgen.stages.hub import cached
 
 @dataclass(frozen=True)
 class ScorerPlace:
-    """Where a scorer's files are: a model, folder or file, and the folder of its processor."""
+    """Where a scorer's files are: model (folder or file), folder of its processor, file of its head."""
 
     config: ScorerConfig
     model: Path
     processor: Path
+    head: Path | None = None
 
     def identity(self) -> dict[str, Any]:
         """SHA-256 of each file, by name; they are what scores, wherever they lie."""
-        found = scorer_files(self.model, self.processor)
+        found = scorer_files(self.model, self.processor, self.head)
         size = sum(path.stat().st_size for paths in found.values() for path in paths)
         if size > 2**30:
             say(f"{self.model.name}: hashing {size / 2**30:.1f} GiB")
@@ -42,7 +43,7 @@ class ScorerPlace:
 
     def load(self) -> Scorer:
         """The scorer, on the accelerator where there is one."""
-        return load_scorer(self.config, self.model, self.processor, pick_device())
+        return load_scorer(self.config, self.model, self.processor, pick_device(), self.head)
 
 
 def find_scorer(config: ScorerConfig) -> ScorerPlace:
@@ -53,6 +54,7 @@ def find_scorer(config: ScorerConfig) -> ScorerPlace:
     """
     if config.batch_size < 1:
         raise UserError(f"--scorer.batch-size: got {config.batch_size}, allowed: a whole number from 1")
+    head = _find_head(config)
     name = config.model if config.model is not None else DEFAULT_MODELS.get(config.kind)
     if name is None:
         raise UserError(
@@ -62,9 +64,24 @@ def find_scorer(config: ScorerConfig) -> ScorerPlace:
     model = cached(name, (*MODEL_PATTERNS, *PROCESSOR_PATTERNS))
     if config.processor is not None:
         processor = cached(config.processor, PROCESSOR_PATTERNS)
-    elif model.is_dir() and (has_processor(model) or config.kind == "clip-score"):
+    elif model.is_dir() and (has_processor(model) or config.kind in ("clip-score", "aesthetic")):
         processor = model
     else:
         processor = cached(CLIP_H, PROCESSOR_PATTERNS)
-    scorer_files(model, processor)
-    return ScorerPlace(config, model, processor)
+    scorer_files(model, processor, head)
+    return ScorerPlace(config, model, processor, head)
+
+
+def _find_head(config: ScorerConfig) -> Path | None:
+    """File of the head that the kind needs; None where it needs none."""
+    if config.kind != "aesthetic":
+        if config.head is not None:
+            raise UserError(f"--scorer.head: got {config.head!r} for {config.kind}, allowed: for aesthetic")
+        return None
+    if config.head is None or not Path(config.head).is_file():
+        got = "none" if config.head is None else f"no file {config.head!r}"
+        raise UserError(
+            f"--scorer.head: got {got}, allowed: the file of a head such as sac+logos+ava1-l14-linearMSE.pth "
+            "of github christophschuhmann/improved-aesthetic-predictor"
+        )
+    return Path(config.head)
