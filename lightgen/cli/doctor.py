@@ -52,6 +52,11 @@ def _parser(name: str) -> Parser:
         "--mfu", type=float, default=0.4, help="share of the peak that is reached (%(default)s)"
     )
     parser.add_argument("--images", type=int, help="in the data (default: 2,000,000; a nano recipe: 60,000)")
+    parser.add_argument(
+        "--cached-text",
+        action="store_true",
+        help="the latents come with text features (`encode --text.stored`)",
+    )
     shape = parser.add_mutually_exclusive_group()
     shape.add_argument("--start", metavar="DIR", help="checkpoint that the run begins from, for its shape")
     shape.add_argument(
@@ -90,7 +95,7 @@ def _plan(name: str, config: Any, found: argparse.Namespace) -> int:  # noqa: AN
     shape = find_shape(config.task, found.start, recipes.find("model", _model(found.model, config.task)))
     ranks = max(1, torch.cuda.device_count()) if found.ranks is None else found.ranks
     hardware = find_hardware(found.gpu, DTYPES[config.fit.precision])
-    plan = Plan(config.task, config.fit, config.run, shape, hardware, ranks)
+    plan = Plan(config.task, config.fit, config.run, shape, hardware, ranks, found.cached_text)
     images = found.images or (60_000 if shape.text_width == NANO_TEXT_WIDTH else 2_000_000)
     well = _machine()
     say("counting on tensors without storage, some seconds")

@@ -154,11 +154,12 @@ class LatentShards:
 
     def rows(self) -> list[dict[str, Any]]:
         """The whole table: every row in order; raises CorruptSample."""
-        table = []
-        for shard in self._shards:
-            ids = range(len(table), len(table) + shard.count)
-            table += _whole(ids, *_read_rows(shard, np.arange(shard.count)))
-        return table
+        return list(self.each_row())
+
+    def each_row(self) -> Iterator[dict[str, Any]]:
+        """As `rows`, with the table of one shard in memory at a time."""
+        for shard, end in zip(self._shards, self._ends.tolist(), strict=True):
+            yield from _whole(range(end - shard.count, end), *_read_rows(shard, np.arange(shard.count)))
 
     def gather(self, ids: Sequence[int]) -> tuple[Tensor, Tensor | None, list[dict[str, Any]]]:
         """Mean [B, C, h, w] and std (or None), float32, and the table's rows of the ids, in their order.

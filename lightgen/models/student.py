@@ -13,7 +13,7 @@ class Student(nn.Module):
 
     Args:
         text_encoder: called as `text_encoder(input_ids=, attention_mask=)`, gives `last_hidden_state` [B, T,
-            Dt].
+            Dt]; any module will do where it is frozen and all texts come as features.
         train_text_encoder: whether gradients reach it; where not, it also stays in eval mode.
     """
 
@@ -33,7 +33,7 @@ class Student(nn.Module):
         return self
 
     def embed_text(
-        self, text_ids: torch.Tensor, text_mask: torch.Tensor, kept: torch.Tensor
+        self, words: torch.Tensor, text_mask: torch.Tensor, kept: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Text tokens [B, T, D] and their mask [B, T] for the trunk; see `LightGenTransformer.place_text`.
 
@@ -41,13 +41,16 @@ class Student(nn.Module):
         dropped, one does, of no effect, so that the same weights have a gradient on every rank.
 
         Args:
-            text_ids: int [B, T] of the tokenizer.
+            words: int [B, T] of the tokenizer, or features [B, T, Dt] that the frozen text encoder made of
+                them before.
             text_mask: bool [B, T], True = real token.
             kept: rows whose text is read, int; the others are unconditional.
         """
         rows = kept if len(kept) else kept.new_zeros(1)
-        ids, mask = text_ids[rows], text_mask[rows]
-        with torch.set_grad_enabled(self.train_text_encoder and torch.is_grad_enabled()):
-            output: Any = self.text_encoder(input_ids=ids, attention_mask=mask)
-        text = self.transformer.embed_text(output.last_hidden_state, mask)[: len(kept)]
-        return self.transformer.place_text(text, mask[: len(kept)], kept, len(text_ids))
+        features, mask = words[rows], text_mask[rows]
+        if not features.is_floating_point():
+            with torch.set_grad_enabled(self.train_text_encoder and torch.is_grad_enabled()):
+                output: Any = self.text_encoder(input_ids=features, attention_mask=mask)
+            features = output.last_hidden_state
+        text = self.transformer.embed_text(features, mask)[: len(kept)]
+        return self.transformer.place_text(text, mask[: len(kept)], kept, len(words))

@@ -140,7 +140,7 @@ class DPOObjective:
     def __call__(
         self, learner: Student, batch: Mapping[str, Any], step: int
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """Loss of a batch: `chosen` and `rejected` latents [B, C, h, w], `text_ids`, `text_mask`.
+        """Loss of a batch: `chosen` and `rejected` latents [B, C, h, w], with texts as of `predict`.
 
         With the maskings of `draw_pair_maskings`, or with `masking` and `reference_errors` float32 [B, 2].
 
@@ -187,9 +187,10 @@ def _meant(reference: Student, batch: Mapping[str, Any]) -> Prediction:
 
 def paired(batch: Mapping[str, Any]) -> dict[str, Any]:
     """The batch as images: the chosen and then the rejected ones, each with its text."""
+    words = "text_features" if "text_features" in batch else "text_ids"
     return {
         "latents": torch.cat([batch["chosen"], batch["rejected"]]),
-        "text_ids": batch["text_ids"].repeat(2, 1),
+        words: torch.cat([batch[words], batch[words]]),
         "text_mask": batch["text_mask"].repeat(2, 1),
     }
 

@@ -163,7 +163,8 @@ def predict(student: Student, batch: Mapping[str, Any], masking: Masking) -> Pre
 
     Args:
         student: transformer and text encoder.
-        batch: `latents` [B, C, h, w], `text_ids` int [B, T], `text_mask` bool [B, T].
+        batch: `latents` [B, C, h, w], `text_mask` bool [B, T], and `text_ids` int [B, T] or, in their place,
+            `text_features` [B, T, Dt]; see `Student.embed_text`.
         masking: from `draw_masking`, for these samples, on the device of the batch.
     """
     latents, transformer = batch["latents"], student.transformer
@@ -172,7 +173,8 @@ def predict(student: Student, batch: Mapping[str, Any], masking: Masking) -> Pre
     tokens = tokens_at(patchify(latents, patch), masking.order)  # [B, L, d], hidden first
     num_predicted = masking.noise.shape[2]
     clean, known = tokens[:, :num_predicted], tokens[:, num_predicted:]
-    text, text_mask = student.embed_text(batch["text_ids"], batch["text_mask"], masking.kept)
+    words = batch["text_features"] if "text_features" in batch else batch["text_ids"]
+    text, text_mask = student.embed_text(words, batch["text_mask"], masking.kept)
     cond = transformer(known, masking.order, text, text_mask, grid)  # [B, P, D]
     embedded = transformer.head.embed_cond(cond).expand(len(masking.time), -1, -1, -1).flatten(0, 2)
     if transformer.shape.prediction == "flow":
@@ -218,7 +220,7 @@ class MaskedObjective:
 
         Args:
             learner: the student.
-            batch: `latents`, `text_ids`, `text_mask`, `ids` (sample ids) and their `masking`.
+            batch: as of `predict`, with `ids` (sample ids) and their `masking`.
             step: of the optimizer.
         """
         masking: Masking = batch["masking"]

@@ -23,6 +23,24 @@ class DiffusersAutoencoder:
         self._scale: float = vae.config["scaling_factor"]
         self._shift: float = (vae.config.get("shift_factor") or 0.0) if is_kl else 0.0
 
+    def use_tiles(self, side: int | None) -> None:
+        """From now on take what is larger than `side` px in tiles of that side, one picture at a time.
+
+        Tiles overlap by a quarter and are blended, so latents differ from those of the whole picture.
+
+        Args:
+            side: px, in multiples of 4 x stride; None = pictures are taken whole.
+        """
+        self.vae.use_tiling = self.vae.use_slicing = side is not None
+        if side is None:
+            return
+        assert side % (4 * self.stride) == 0, side
+        if isinstance(self.vae, AutoencoderKL):
+            self.vae.tile_sample_min_size = side
+            self.vae.tile_latent_min_size = side // self.stride
+        else:
+            self.vae.enable_tiling(side, side, 3 * side // 4, 3 * side // 4)
+
     @torch.no_grad()
     def encode(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """(mean, std) [B, C, h, w] of the latents of pixels [B, 3, H, W] in [-1, 1]; std 0 without noise."""

@@ -45,6 +45,11 @@ def masking_of(task: PretrainTask | DPOTask) -> MaskedConfig:
     return task.objective.masking if isinstance(task, DPOTask) else task.objective
 
 
+def text_is_fixed(task: PretrainTask | DPOTask) -> bool:
+    """Whether a task reads through the text encoder of its start, so that features can be known before."""
+    return isinstance(task, DPOTask) or (task.text_encoder == "start" and not task.train_text_encoder)
+
+
 def build_transformer(shape: TransformerConfig) -> LightGenTransformer:
     """Transformer without storage, in eval mode."""
     with torch.device("meta"):
@@ -208,16 +213,19 @@ def flops_per_image(
     kept = round(_IMAGES_COUNTED * (1 - config.text_drop))
     with new_counter() as counter, sdpa_kernel(SDPBackend.MATH):
         made.run(_IMAGES_COUNTED, ceil(mean_mask_share(config) * grid[0] * grid[1]), kept, torch.float32)
-    total = counter.get_total_flops()
-    if text_encoder is not None:
-        tables = {m.weight for m in text_encoder.modules() if isinstance(m, nn.Embedding)}
-        weights = sum(p.numel() for p in text_encoder.parameters() if p not in tables)
-        trains = isinstance(task, PretrainTask) and task.train_text_encoder
-        passes = 3 if trains else 1
-        if isinstance(task, DPOTask):
-            passes = 2 if task.precompute else 4  # of both pictures, for the student and its reference
-        total += 2 * weights * shape.text_length * kept * passes
-    return total / _IMAGES_COUNTED
+    text = 0.0 if text_encoder is None else text_flops(task, shape, text_encoder)
+    return counter.get_total_flops() / _IMAGES_COUNTED + text
+
+
+def text_flops(task: PretrainTask | DPOTask, shape: TransformerConfig, text_encoder: nn.Module) -> float:
+    """The part of `flops_per_image` that is the text encoder's."""
+    tables = {m.weight for m in text_encoder.modules() if isinstance(m, nn.Embedding)}
+    weights = sum(p.numel() for p in text_encoder.parameters() if p not in tables)
+    passes = 3 if isinstance(task, PretrainTask) and task.train_text_encoder else 1
+    if isinstance(task, DPOTask):
+        passes = 2 if task.precompute else 4  # of both pictures, for the student and its reference
+    kept = round(_IMAGES_COUNTED * (1 - masking_of(task).text_drop)) / _IMAGES_COUNTED
+    return 2 * weights * shape.text_length * kept * passes
 
 
 @dataclass(frozen=True, kw_only=True)

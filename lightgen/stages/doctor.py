@@ -12,8 +12,10 @@ from lightgen.core.device import free_disk, free_memory
 from lightgen.core.errors import UserError
 from lightgen.core.provenance import library_versions
 from lightgen.ports.nano.font import draw_glyph, find_font
+from lightgen.stages.budget import text_flops, text_is_fixed
 from lightgen.stages.checkpoint import NANO, open_checkpoint, open_detector
-from lightgen.stages.plan import Plan, Setting
+from lightgen.stages.plan import Plan
+from lightgen.stages.setting import Setting
 
 Finding = tuple[str, str, bool]
 _WIDTH = 36
@@ -162,6 +164,10 @@ def _disk(plan: Plan, images: int, folder: Path) -> Iterator[tuple[str, bool]]:
     states, checkpoints = (kept + 1) * plan.saved, (kept + 2) * plan.exported
     yield "disk", True
     yield _row(f"latents of {images:,} images", f"{size(images * plan.latent_bytes())}, mean and std"), True
+    if plan.cached_text:
+        most = "" if not plan.shape.text_masked else "at most "
+        features = f"{most}{size(images * plan.text_bytes())}, fewer where captions repeat"
+        yield _row(f"text features of {images:,} captions", features), True
     yield _row(f"{kept + 1} train states", f"{size(states)}, {size(plan.saved)} each"), True
     what = f"{size(checkpoints)}, {size(plan.exported)} each with text encoder, without autoencoder"
     yield _row(f"{kept + 2} checkpoints", what), True
@@ -180,7 +186,8 @@ def _time(plan: Plan, mfu: float) -> Iterator[str]:
     samples, total = steps * batch, steps * batch * (once + again)
     noun = plan.samples.removesuffix("s")
     yield "time"
-    yield _row("forward and backward", f"{flop(once)} per {noun}, counted, text encoder included")
+    text = "without a text encoder" if plan.cached_text else "text encoder included"
+    yield _row("forward and backward", f"{flop(once)} per {noun}, counted, {text}")
     if again:
         yield _row("computed twice (checkpointing)", f"{flop(again)} per {noun}")
     yield _row(f"{steps:,} steps", f"{samples:,} {plan.samples}, {flop(total)}")
@@ -193,9 +200,12 @@ def _time(plan: Plan, mfu: float) -> Iterator[str]:
     used = f"{mfu:.0%} of {_peak(hardware.peak)}"
     yield _row(f"at {used}", f"{speed / devices / (once + again):,.3g} {plan.samples}/s for each {name}")
     seconds = total / speed
-    yield _row(
-        "in all", f"{duration(seconds)} on {devices} {name}, {seconds * devices / 86_400:,.3g} {name}-days"
-    )
+    whole = f"on {devices} {name}, {seconds * devices / 86_400:,.3g} {name}-days"
+    yield _row("in all", f"{duration(seconds)} {whole}")
+    if text_is_fixed(plan.task) and not plan.cached_text:
+        left = seconds * (1 - text_flops(plan.task, plan.shape, plan.text_encoder) / (once + again))
+        days = f"{duration(left)}, {left * devices / 86_400:,.3g} {name}-days"
+        yield _row("with text features (encode)", f"{days}, and {size(plan.text_bytes())} for each caption")
 
 
 def size(count: int) -> str:

@@ -1,27 +1,27 @@
-"""Encode: images become latents, by the autoencoder of a checkpoint."""
+"""Encode: images become latents, by the autoencoder of a checkpoint, and captions features of their text."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-import torch
-
-from lightgen.core.artifact import Artifact, begin_artifact
+from lightgen.core.artifact import Artifact, Workspace, begin_artifact
 from lightgen.core.config import config_to_dict
 from lightgen.core.errors import UserError
-from lightgen.core.progress import Progress, say
-from lightgen.data.images import CorruptRecord, ImageRecord
-from lightgen.data.latents import LatentShards, write_latent_shard
-from lightgen.data.picture import bucket_of, fit, picture_size
-from lightgen.ports.autoencoder import DiffusersAutoencoder, load_autoencoder
-from lightgen.stages.checkpoint import NANO, autoencoder_digest, open_checkpoint, pick_device
-from lightgen.stages.inputs import ImageInputs, open_images, require_size
-from lightgen.stages.rank import RANKED
-from lightgen.stages.shards import write_missing
+from lightgen.core.progress import say
+from lightgen.data.images import CorruptRecord
+from lightgen.data.moments import Moments, together
+from lightgen.data.picture import bucket_of, picture_size
+from lightgen.ports.autoencoder import load_autoencoder
+from lightgen.stages.checkpoint import NANO, autoencoder_digest, open_checkpoint
+from lightgen.stages.encode_images import ImagePass, ImageWork, Unit
+from lightgen.stages.encode_text import TextConfig, encode_text, find_length, text_encoder_digest
+from lightgen.stages.engine import LOCAL, EngineConfig, cut, write_shards
+from lightgen.stages.inputs import ImageInputs, open_images
 
-_COPIED = ("tag", "include", "exclude", "score", *RANKED, "seed", "generator")
+SKIPPED = "skipped.jsonl"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,138 +29,178 @@ class EncodeConfig:
     """How images are encoded.
 
     Attributes:
-        batch_size: images per pass.
-        shard_size: rows per shard, the unit of work that a killed run does not repeat.
+        batch_size: images per pass at the largest size; at a smaller one, as many as have the same pixels.
+        shard_size: images per shard, the unit of work that a killed run does not repeat.
         precision: of the pass; latents are stored in bf16 in any case.
-        size: side in px to which the middle square of every image is scaled; None takes images as they are,
-            all of one size.
+        sizes: sides in px to which the middle square of every image is scaled, each read and decoded once
+            for all; smaller images are scaled up, and counted. None named: images are taken as they are, all
+            of one size.
         buckets: whether images nearly keep their proportions instead, within about size x size pixels; those
             of one size share shards, and training makes each batch of one size.
+        tiled: whether what is larger than `tile` px is encoded in overlapping tiles of that side, whose
+            latents are blended and differ a little from those of the whole image; `auto` does so where a
+            side is longer than two tiles, as memory grows with the pixels, and in attention with their
+            square.
+        tile: side of a tile, px.
+        text: whether captions are encoded too, once each, so that training need not; and how.
     """
 
     batch_size: int = 50
     shard_size: int = 1000
     precision: Literal["bf16", "fp32"] = "fp32"
-    size: int | None = None
+    sizes: tuple[int, ...] = ()
     buckets: bool = False
+    tiled: Literal["auto", "always", "never"] = "auto"
+    tile: int = 1024
+    text: TextConfig = TextConfig()
+
+    def check(self) -> None:
+        """Raises UserError: a number out of range."""
+        if min(self.batch_size, self.shard_size, self.tile, *self.sizes) < 1:
+            raise UserError(
+                f"encode: got batch_size {self.batch_size}, shard_size {self.shard_size}, tile {self.tile}, "
+                f"sizes {list(self.sizes)}, allowed: from 1"
+            )
+        if len(set(self.sizes)) < len(self.sizes):
+            raise UserError(f"encode: got sizes {list(self.sizes)}, allowed: each once")
+        self.text.check()
 
 
 def encode(
-    config: EncodeConfig, out: str | Path, images: Sequence[str | Path], start: str | Path = NANO
+    config: EncodeConfig,
+    out: str | Path,
+    images: Sequence[str | Path],
+    start: str | Path = NANO,
+    engine: EngineConfig = LOCAL,
 ) -> Artifact:
     """Artifact of latents: mean (and std, where the autoencoder has one) and caption of every readable image.
 
+    Images that cannot be read are listed in `skipped.jsonl` with the reason. The manifest tells mean and
+    standard deviation of each channel, of all latents together and by size.
+
     Args:
-        config: batch and shard sizes.
+        config: sizes, batches and shards.
         out: where the artifact will be.
         images: artifacts of images, or directories of plain tars.
-        start: checkpoint whose autoencoder encodes.
+        start: checkpoint whose autoencoder encodes, and whose text encoder where text is wanted.
+        engine: who runs it; the latents do not depend on that.
 
     Raises:
-        UserError: inputs that are no images or of several sizes, or a start without autoencoder.
+        UserError: inputs that are no images or of several sizes, or a start without autoencoder or, where it
+            is wanted, text encoder.
     """
+    config.check()
+    engine.check()
     inputs, checkpoint = open_images(images), open_checkpoint(start)
     autoencoder = autoencoder_digest(checkpoint)
+    text_encoder, length = None, 0
+    if config.text.stored:
+        text_encoder, length = text_encoder_digest(checkpoint), find_length(config.text, checkpoint)
     settings = {"stage": "encode", **config_to_dict(config), **inputs.identity()}
     found = begin_artifact(out, "latents", settings, [*inputs.artifacts, checkpoint])
     if isinstance(found, Artifact):
         return found
     with found as workspace:
-        autoencoder_port = load_autoencoder(checkpoint.path / "vae")
-        shards = [
-            (size, ids[start : start + config.shard_size])
-            for size, ids in _by_size(config, inputs, autoencoder_port.stride).items()
-            for start in range(0, len(ids), config.shard_size)
-        ]
-        encoder = _Encoder(config, autoencoder_port, inputs)
-        names = [f"latents-{number:05d}.safetensors" for number in range(len(shards))]
-
-        def write(path: Path, number: int, progress: Progress) -> None:
-            size, ids = shards[number]
-            encoder.write(path, ids, size, progress)
-
-        write_missing(workspace, "encode", names, [ids for _, ids in shards], write)
-        rows = len(LatentShards(workspace.path))
-        return workspace.commit(
-            {"rows": rows, "skipped": len(inputs) - rows}, autoencoder=autoencoder, text_encoder=None
-        )
+        units = _units(config, inputs, load_autoencoder(checkpoint.path / "vae").stride)
+        how = ImagePass(config.batch_size, config.precision, config.tiled, config.tile)
+        places = tuple(str(Path(path).absolute()) for path in images)
+        work = ImageWork(how, places, str(checkpoint.path.absolute()), units)
+        # the note of a unit comes last: where it is, the latents are
+        names = [f"shards/{number:05d}.json" for number in range(len(units))]
+        (workspace.path / "shards").mkdir(exist_ok=True)
+        write_shards(engine, workspace, "encode", names, [len(unit.ids) for unit in units], work)
+        counts, facts = _summary(workspace, [workspace.path / name for name in names], len(inputs))
+        if config.text.stored:
+            more, facts["text_features"] = encode_text(config.text, length, workspace, checkpoint, engine)
+            counts |= more
+        return workspace.commit(counts, autoencoder=autoencoder, text_encoder=text_encoder, **facts)
 
 
-def _by_size(config: EncodeConfig, inputs: ImageInputs, stride: int) -> dict[tuple[int, int], Sequence[int]]:
-    """Records by the (height, width) in px that they are encoded in.
+def _summary(
+    workspace: Workspace, notes: Sequence[Path], images: int
+) -> tuple[dict[str, int], dict[str, Any]]:
+    """(Counts, further entries of the manifest) of all notes; lists what was skipped.
+
+    Raises:
+        UserError: nothing could be read.
+    """
+    skipped: list[dict[str, str]] = []
+    sizes: dict[str, list[tuple[int, Moments]]] = {}
+    upscaled = 0
+    for path in notes:
+        note = json.loads(path.read_text())
+        skipped += note["skipped"]
+        upscaled += note["upscaled"]
+        for name, found in note["sizes"].items():
+            sizes.setdefault(name, []).append((found["rows"], Moments.from_json(found["moments"])))
+    if len(skipped) == images:
+        first = skipped[0]["reason"] if skipped else "none are there"
+        raise UserError(f"encode: none of {images} images can be read ({first}), allowed: PNG, JPEG or WebP")
+    if skipped:
+        lines = "".join(json.dumps(each) + "\n" for each in skipped)
+        workspace.write_bytes(SKIPPED, lines.encode())
+        say(f"encode: skipped {len(skipped)} of {images} images, listed with the reasons in {SKIPPED}")
+    if upscaled:
+        say(f"encode: {upscaled} rows are of images smaller than their size, scaled up")
+    parts = {name: together(moments for _, moments in found) for name, found in sizes.items()}
+    rows = {name: sum(count for count, _ in found) for name, found in sizes.items()}
+    whole = together(parts.values())
+    facts = {
+        "skipped": dict(sorted(Counter(each["reason"] for each in skipped).items())),
+        "latent_mean": whole.mean,
+        "latent_std": whole.std,
+        "latent_sizes": {
+            name: {"rows": rows[name], "latent_mean": part.mean, "latent_std": part.std}
+            for name, part in parts.items()
+        },
+    }
+    return {"rows": sum(rows.values()), "skipped": len(skipped), "upscaled": upscaled}, facts
+
+
+def _units(config: EncodeConfig, inputs: ImageInputs, stride: int) -> tuple[Unit, ...]:
+    """The images of each shard, and the (height, width) in px that they are encoded in, one for each size.
 
     Raises:
         UserError: a size that the autoencoder cannot take.
     """
     unit = stride * (8 if config.buckets else 1)
-    if config.buckets and (config.size is None or config.size % unit):
-        raise UserError(f"encode: got buckets and size {config.size}, allowed: a size in multiples of {unit}")
-    if config.size is not None and not config.buckets:
-        found: dict[tuple[int, int], Sequence[int]] = {(config.size, config.size): range(len(inputs))}
-    elif config.size is None:
-        found = {_first_size(inputs): range(len(inputs))}
+    if config.buckets and (not config.sizes or any(size % unit for size in config.sizes)):
+        raise UserError(
+            f"encode: got buckets and sizes {list(config.sizes)}, allowed: sizes in multiples of {unit}"
+        )
+    if config.tile % (4 * stride):
+        raise UserError(f"encode: got tile {config.tile}, allowed: multiples of {4 * stride} px")
+    sizes = tuple(sorted(config.sizes))
+    groups: dict[tuple[tuple[int, int], ...], Sequence[int]] = {}
+    if not sizes:
+        groups[(_first_size(inputs),)] = range(len(inputs))
+    elif not config.buckets:
+        groups[tuple((size, size) for size in sizes)] = range(len(inputs))
     else:
-        sizes: dict[tuple[int, int], list[int]] = {}
-        for i in range(len(inputs)):
-            try:
-                height, width = picture_size(inputs.encoded(i).data)
-            except UserError:  # it is counted where it is decoded, with the others of the square
-                height = width = config.size
-            sizes.setdefault(bucket_of(height, width, config.size), []).append(i)
-        found = dict(sorted(sizes.items()))
-    for height, width in found:
+        groups = _by_proportions(inputs, sizes)
+    for height, width in (shape for shapes in groups for shape in shapes):
         if height % stride or width % stride:
             got = f"{width}x{height} px"
             raise UserError(f"encode: images of {got}, allowed: sides in multiples of {stride} px")
-    return found
+    return tuple(
+        Unit(ids[part.start : part.stop], sizes, shapes)
+        for shapes, ids in groups.items()
+        for part in cut(len(ids), config.shard_size)
+    )
 
 
-class _Encoder:
-    """An autoencoder and the images that it encodes."""
-
-    def __init__(self, config: EncodeConfig, autoencoder: DiffusersAutoencoder, inputs: ImageInputs) -> None:
-        self._config, self._inputs = config, inputs
-        self._device = pick_device()
-        autoencoder.vae.to(self._device)  # pyright: ignore[reportArgumentType, reportCallIssue]
-        self._autoencoder = autoencoder
-
-    def write(self, path: Path, ids: Sequence[int], size: tuple[int, int], progress: Progress) -> None:
-        """Write the shard of those of the records that can be read, in a size."""
-        means, stds, rows = [], [], []
-        for batch in self._batches(ids, size):
-            mean, std = self._encode(np.stack([record.image for _, record in batch]))
-            means.append(mean)
-            stds.append(std)
-            rows += [_row(self._inputs.key(i), record) for i, record in batch]
-            progress.advance(len(batch))
-        if rows:
-            std = torch.cat(stds)
-            write_latent_shard(path, torch.cat(means), std if bool(std.any()) else None, rows)
-
-    def _batches(self, ids: Sequence[int], size: tuple[int, int]) -> Iterator[list[tuple[int, ImageRecord]]]:
-        batch: list[tuple[int, ImageRecord]] = []
-        for i in ids:
-            try:
-                record = self._inputs[i]
-            except CorruptRecord as error:
-                say(f"encode: skipped {error}")
-                continue
-            if self._config.size is not None:
-                record = replace(record, image=fit(record.image, *size))
-            require_size(record.image, *size, key=record.key)
-            batch.append((i, record))
-            if len(batch) == self._config.batch_size:
-                yield batch
-                batch = []
-        if batch:
-            yield batch
-
-    @torch.inference_mode()
-    def _encode(self, images: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
-        pixels = torch.from_numpy(images).permute(0, 3, 1, 2).to(self._device).float().div(127.5).sub(1)
-        with torch.autocast(self._device.type, torch.bfloat16, enabled=self._config.precision == "bf16"):
-            mean, std = self._autoencoder.encode(pixels)
-        return mean.float().cpu(), std.float().cpu()
+def _by_proportions(
+    inputs: ImageInputs, sizes: Sequence[int]
+) -> dict[tuple[tuple[int, int], ...], Sequence[int]]:
+    """Images by the (height, width) of their bucket at each size."""
+    found: dict[tuple[tuple[int, int], ...], list[int]] = {}
+    for i in range(len(inputs)):
+        try:
+            height, width = picture_size(inputs.encoded(i).data)
+        except UserError:  # it is counted where it is decoded, with the others of the square
+            height = width = sizes[0]
+        found.setdefault(tuple(bucket_of(height, width, size) for size in sizes), []).append(i)
+    return {shapes: found[shapes] for shapes in sorted(found)}
 
 
 def _first_size(inputs: ImageInputs) -> tuple[int, int]:
@@ -172,9 +212,3 @@ def _first_size(inputs: ImageInputs) -> tuple[int, int]:
             continue
         return height, width
     raise UserError(f"encode: none of {len(inputs)} images can be read, allowed: PNG, JPEG or WebP")
-
-
-def _row(key: str, record: ImageRecord) -> dict[str, Any]:
-    height, width = record.image.shape[:2]
-    row = {"caption": record.meta["prompt"], "key": key, "height": height, "width": width}
-    return row | {name: record.meta[name] for name in _COPIED if name in record.meta}

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from functools import cached_property
 from math import ceil
 from pathlib import Path
@@ -23,8 +23,10 @@ from lightgen.stages.budget import (
     flops_per_image,
     masking_of,
     state_bytes,
+    text_is_fixed,
 )
 from lightgen.stages.checkpoint import open_checkpoint, require_part
+from lightgen.stages.setting import Setting
 from lightgen.stages.tasks import DPOTask, PretrainTask
 from lightgen.training.config import FitConfig, RunConfig
 
@@ -63,24 +65,6 @@ def find_shape(
     return shape
 
 
-@dataclass(frozen=True, kw_only=True)
-class Setting:
-    """What may be changed without changing what is learned."""
-
-    ranks: int
-    micro_batch_size: int
-    gradient_checkpointing: bool
-    shards: int
-    offload: bool = False
-
-    def options(self, wanted: "Setting") -> str:
-        """Options of the command line that turn a wanted setting into this one."""
-        names = ("micro_batch_size", "offload", "gradient_checkpointing", "shards")
-        changed = [each for each in names if vars(self)[each] != vars(wanted)[each]]
-        told = [f"--run.{each.replace('_', '-')} {vars(self)[each]}" for each in changed]
-        return " ".join(([f"--ranks {self.ranks}"] if self.ranks != wanted.ranks else []) + told)
-
-
 class Plan:
     """A run of the masked or the preference objective on some hardware, counted when asked.
 
@@ -89,6 +73,7 @@ class Plan:
         shape: from `find_shape`.
         hardware: of each rank.
         ranks: processes, one per GPU.
+        cached_text: whether text features come with the latents, so that no text encoder runs.
 
     Raises:
         UserError: numbers that do not fit together.
@@ -102,9 +87,14 @@ class Plan:
         shape: TransformerConfig,
         hardware: Hardware,
         ranks: int,
+        cached_text: bool = False,
     ) -> None:
         fit.check()
         run.check()
+        if cached_text and not text_is_fixed(task):
+            raise UserError(
+                "cached text: got a text encoder that is new or learns, allowed: that of the start, frozen"
+            )
         if ranks < 1 or fit.global_batch_size % ranks:
             raise UserError(
                 f"--ranks: got {ranks}, allowed: a divisor of the global batch of {fit.global_batch_size}"
@@ -114,6 +104,7 @@ class Plan:
                 f"--run.shards: got {run.shards} on {ranks} ranks, allowed: a divisor of the ranks"
             )
         self.task, self.fit, self.run, self.shape, self.hardware = task, fit, run, shape, hardware
+        self.cached_text = cached_text
         self.px, self.grid = _grid(task, shape)
         share = fit.global_batch_size // ranks
         self.wanted = Setting(
@@ -134,7 +125,8 @@ class Plan:
     def sizes(self) -> dict[str, int]:
         """Bytes of what learns (see `state_bytes`), and of what is frozen, in the precision of the run."""
         dtype = DTYPES[self.fit.precision]
-        student = build_student(self.task, self.shape, dtype, self.text_encoder)
+        text = nn.Identity() if self.cached_text else self.text_encoder
+        student = build_student(self.task, self.shape, dtype, text)
         frozen = [p for p in student.parameters() if not p.requires_grad]
         if isinstance(self.task, DPOTask) and self.task.lora is None and not self.task.precompute:
             frozen += student.transformer.parameters()  # the reference
@@ -298,9 +290,13 @@ class Plan:
             self.task,
             self.shape,
             self.grid,
-            text_encoder=self.text_encoder,
+            text_encoder=None if self.cached_text else self.text_encoder,
             gradient_checkpointing=gradient_checkpointing,
         )
+
+    def text_bytes(self) -> int:
+        """Bytes of the text features of one caption, in bf16: at most, where text is masked."""
+        return 2 * self.shape.text_length * self.shape.text_width
 
     def latent_bytes(self) -> int:
         """Bytes of one image's latents: mean and std in bf16."""

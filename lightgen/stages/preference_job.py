@@ -18,11 +18,12 @@ from lightgen.models.transformer import LightGenTransformer
 from lightgen.objectives.dpo import DPOObjective, draw_pair_maskings, frozen_reference
 from lightgen.stages.budget import flops_per_image
 from lightgen.stages.checkpoint import load_transformer, part_digest, pick_device, require_part
+from lightgen.stages.encode_text import start_outline
 from lightgen.stages.lora import add_lora, without_lora
 from lightgen.stages.reference_errors import ReferenceErrors
 from lightgen.stages.sources import Draw, PairSource, frozen, quarantine
-from lightgen.stages.student_data import LatentData, by_size, check_size, open_latents
-from lightgen.stages.student_jobs import layers_of, order_of, start_text_encoder
+from lightgen.stages.student_data import LatentData, by_size, open_latents, rows_of_size
+from lightgen.stages.student_jobs import layers_of, new_student, order_of, start_text_encoder
 from lightgen.stages.student_save import StudentWriter
 from lightgen.stages.tasks import DPOTask, Job, TrainConfig
 from lightgen.training.fit import Training
@@ -52,9 +53,15 @@ def dpo_job(
     """
     task.check()
     artifact, latents = open_latents(inputs, start)
-    check_size(artifact, latents, start, task.image_size)
+    ranges = rows_of_size(artifact, latents, start, task.image_size)
     rows = latents.rows()
-    pairs, counts = pair_up(rows, task.margin, task.how, task.top, task.per_prompt)
+    numbers = [i for each in ranges for i in each] if ranges is not None else range(len(rows))
+    of_size = [rows[i] for i in numbers]
+    pairs, counts = pair_up(of_size, task.margin, task.how, task.top, task.per_prompt)
+    pairs = [
+        dataclasses.replace(each, chosen=numbers[each.chosen], rejected=numbers[each.rejected])
+        for each in pairs
+    ]
     if not pairs:
         raise UserError(
             f"{artifact.path}: no pair differs by {task.margin} or more ({counts.prompts} prompts, "
@@ -65,10 +72,12 @@ def dpo_job(
         raise UserError(
             f"{artifact.path}: the images of every pair differ in size, allowed: one size in a pair"
         )
-    text = start_text_encoder(start, config.fit)
     transformer = load_transformer(require_part(start, "transformer").path / "transformer")
-    data = LatentData(artifact, latents)
+    data, text = LatentData(artifact, latents, ranges), start_outline(start)
     data.check(transformer)
+    features = data.features(start, transformer.shape, text)
+    if features is None:
+        text = start_text_encoder(start, config.fit)
     if task.lora is not None:
         if reference is not None:
             raise UserError(
@@ -85,12 +94,13 @@ def dpo_job(
             f"whole ({len(set(captions))} with pairs), allowed: fewer, or more prompts"
         )
     order = order_of(groups, config.fit, held_out)
-    student = Student(transformer, text.encoder, train_text_encoder=False).to(pick_device())
+    student = new_student(transformer, text, features)
     draw = Draw(
         lambda step, ids, length: draw_pair_maskings(task.objective, step, ids, length, transformer.head),
         transformer,
         text,
         pick_device(),
+        features,
     )
     base = start if reference is None else _checked(reference, start, transformer)
 

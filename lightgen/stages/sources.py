@@ -16,11 +16,14 @@ from lightgen.data.order import Order
 from lightgen.data.pairs import Pair
 from lightgen.data.picture import fit
 from lightgen.data.quarantine import Quarantine, blaming, renaming
+from lightgen.data.text_features import TextFeatures
 from lightgen.models.transformer import LightGenTransformer
 from lightgen.objectives.masked import Masking
 from lightgen.ports.autoencoder import DiffusersAutoencoder
 from lightgen.ports.text import T5TextEncoder, tokenize
 from lightgen.stages.inputs import ImageInputs, require_size
+
+Texts = Mapping[str, torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -32,25 +35,38 @@ class Draw:
         transformer: whose text is cut.
         text: its text encoder.
         device: of the micro-batch.
+        features: of all captions, where they are known; the text encoder then reads nothing.
     """
 
     maskings: Callable[[int, Sequence[int], int], Mapping[str, Masking]]
     transformer: LightGenTransformer
     text: T5TextEncoder
     device: torch.device
+    features: TextFeatures | None = None
+
+    def texts(self, captions: Sequence[str], ids: Sequence[int]) -> Texts:
+        """Mask of the texts, with their tokens or, where they are known, features; see `predict`.
+
+        Raises:
+            CorruptSample: features that are missing or cannot be read.
+        """
+        shape = self.transformer.shape
+        padded_to = None if shape.text_masked else shape.text_length
+        if self.features is not None:
+            found, mask = self.features.gather(captions, ids, padded_to)
+            return {"text_features": found, "text_mask": mask}
+        limit = min(shape.text_length, self.text.max_length)
+        text_ids, text_mask = tokenize(self.text.tokenizer, captions, limit, padded_to)
+        return {"text_ids": text_ids, "text_mask": text_mask}
 
     def batch(
-        self, latents: Mapping[str, torch.Tensor], captions: Sequence[str], ids: Sequence[int], step: int
+        self, latents: Mapping[str, torch.Tensor], texts: Texts, ids: Sequence[int], step: int
     ) -> dict[str, Any]:
         """Latents [B, C, h, w] by name, all of one text per sample, with that and the maskings."""
-        shape = self.transformer.shape
         first = next(iter(latents.values()))
-        length = first.shape[2] * first.shape[3] // shape.patch_size**2
+        length = first.shape[2] * first.shape[3] // self.transformer.shape.patch_size**2
         maskings = self.maskings(step, ids, length)
-        limit = min(shape.text_length, self.text.max_length)
-        padded_to = None if shape.text_masked else shape.text_length
-        text_ids, text_mask = tokenize(self.text.tokenizer, captions, limit, padded_to)
-        batch = {**latents, "text_ids": text_ids, "text_mask": text_mask}
+        batch = {**latents, **texts}
         moved = {name: tensor.to(self.device, non_blocking=True) for name, tensor in batch.items()}
         return {**moved, **{name: m.to(self.device) for name, m in maskings.items()}, "ids": list(ids)}
 
@@ -64,9 +80,13 @@ class LatentSource:
 
     def load(self, ids: Sequence[int], step: int) -> dict[str, Any]:
         """Micro-batch of samples; those that stand in for bad ones bring their own draws."""
-        chosen, (mean, std, rows) = self._bad.read(ids, self._latents.gather)
+        chosen, (mean, std, texts) = self._bad.read(ids, self._gather)
         latents = sampled(mean, std, chosen, step, self._seed)
-        return self._draw.batch({"latents": latents}, [row["caption"] for row in rows], chosen, step)
+        return self._draw.batch({"latents": latents}, texts, chosen, step)
+
+    def _gather(self, ids: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor | None, Texts]:
+        mean, std, rows = self._latents.gather(ids)
+        return mean, std, self._draw.texts([row["caption"] for row in rows], ids)
 
 
 class ImageSource:
@@ -88,21 +108,21 @@ class ImageSource:
 
     def load(self, ids: Sequence[int], step: int) -> dict[str, Any]:
         """Micro-batch of samples; those that stand in for bad ones bring their own draws."""
-        chosen, (pixels, captions) = self._bad.read(ids, self._gather)
+        chosen, (pixels, texts) = self._bad.read(ids, self._gather)
         with torch.no_grad():
             scaled = pixels.to(self._draw.device).float().div(127.5).sub(1)
             mean, std = self._autoencoder.encode(scaled)
         latents = sampled(mean.float(), std.float(), chosen, step, self._seed)
-        return self._draw.batch({"latents": latents}, captions, chosen, step)
+        return self._draw.batch({"latents": latents}, texts, chosen, step)
 
-    def _gather(self, ids: Sequence[int]) -> tuple[torch.Tensor, list[str]]:
+    def _gather(self, ids: Sequence[int]) -> tuple[torch.Tensor, Texts]:
         images, captions = [], []
         for i in ids:
             with blaming(i):
                 record = self._images[i]
             images.append(fit(record.image, self._size, self._size))
             captions.append(str(record.meta["prompt"]))
-        return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2), captions
+        return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2), self._draw.texts(captions, ids)
 
 
 class PairSource:
@@ -121,20 +141,20 @@ class PairSource:
 
     def load(self, ids: Sequence[int], step: int) -> dict[str, Any]:
         """Micro-batch of pairs."""
-        chosen, (better, worse, captions) = self._bad.read(ids, self._gather)
-        batch = self._draw.batch({"chosen": better, "rejected": worse}, captions, chosen, step)
+        chosen, (better, worse, texts) = self._bad.read(ids, self._gather)
+        batch = self._draw.batch({"chosen": better, "rejected": worse}, texts, chosen, step)
         if self.known is not None:
             batch["reference_errors"] = self.known(step, chosen).to(self._draw.device)
         return batch
 
-    def _gather(self, ids: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor, list[str]]:
+    def _gather(self, ids: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor, Texts]:
         sides = []
         for side in ("chosen", "rejected"):
             rows = [getattr(self._pairs[i], side) for i in ids]
             with renaming(dict(zip(rows, ids, strict=True))):
                 sides.append(self._latents.gather(rows))
         (better, _, table), (worse, _, _) = sides
-        return better, worse, [row["caption"] for row in table]
+        return better, worse, self._draw.texts([row["caption"] for row in table], ids)
 
 
 class PictureSource:

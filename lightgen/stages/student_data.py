@@ -15,9 +15,13 @@ from lightgen.data.latents import LatentShards
 from lightgen.data.order import Order
 from lightgen.data.pairs import Pair, score_of
 from lightgen.data.quarantine import Quarantine
+from lightgen.data.text_features import TextFeatures
+from lightgen.models.shape import TransformerConfig
 from lightgen.models.transformer import LightGenTransformer
 from lightgen.ports.autoencoder import DiffusersAutoencoder, load_autoencoder
+from lightgen.ports.text import T5TextEncoder
 from lightgen.stages.checkpoint import autoencoder_digest, pick_device, require_part
+from lightgen.stages.encode_text import find_features
 from lightgen.stages.inputs import ImageInputs, open_images
 from lightgen.stages.sources import Draw, ImageSource, LatentSource, frozen
 from lightgen.stages.tasks import PretrainTask
@@ -31,6 +35,10 @@ class LatentData:
     artifact: Artifact
     latents: LatentShards
     ranges: Sequence[range] | None = None
+
+    def features(self, start: Artifact, shape: TransformerConfig, text: T5TextEncoder) -> TextFeatures | None:
+        """Features that stand for the frozen text encoder of a start; see `find_features`."""
+        return find_features(self.artifact, start, shape, text)
 
     @property
     def artifacts(self) -> tuple[Artifact, ...]:
@@ -57,7 +65,8 @@ class LatentData:
 
     def grid(self, transformer: LightGenTransformer) -> tuple[int, int]:
         """Rows and columns of tokens of the first sample."""
-        patch, (_, height, width) = transformer.shape.patch_size, self.latents.shape(0)
+        patch = transformer.shape.patch_size
+        _, height, width = self.latents.shape(self.groups[0][0].start)
         return height // patch, width // patch
 
     def check(self, transformer: LightGenTransformer) -> None:
@@ -82,6 +91,10 @@ class ImageData:
     images: ImageInputs
     autoencoder: DiffusersAutoencoder
     size: int
+
+    def features(self, start: Artifact, shape: TransformerConfig, text: T5TextEncoder) -> TextFeatures | None:
+        """None: the text encoder reads along."""
+        return None
 
     @property
     def artifacts(self) -> tuple[Artifact, ...]:
@@ -136,29 +149,45 @@ def open_data(task: PretrainTask, inputs: Sequence[str | Path], start: Artifact)
         frozen(autoencoder.vae, torch.float32).to(pick_device())
         return ImageData(images, autoencoder, size)
     artifact, latents = open_latents(inputs, start)
-    check_size(artifact, latents, start, size)
-    ranges = None if task.min_score is None else _scored(artifact, latents, task.min_score)
+    ranges = rows_of_size(artifact, latents, start, size)
+    if task.min_score is not None:
+        ranges = _scored(artifact, latents, task.min_score, ranges)
     return LatentData(artifact, latents, ranges)
 
 
-def check_size(artifact: Artifact, latents: LatentShards, start: Artifact, size: int | None) -> None:
-    """Raises UserError: latents of pictures of another size than squares of `size` px; None = any size."""
+def rows_of_size(
+    artifact: Artifact, latents: LatentShards, start: Artifact, size: int | None
+) -> list[range] | None:
+    """Rows of pictures of about size x size px, by order; None = all of them, where any size will do.
+
+    Raises:
+        UserError: there are none.
+    """
     if size is None:
-        return
+        return None
     stride = load_autoencoder(start.path / "vae").stride
-    shapes = [latents.shape(group[0].start) for group in latents.groups()]
-    sides = {(stride * height, stride * width) for _, height, width in shapes}
-    # buckets of one size differ by up to an eighth in area; the next resolution has four times as much
-    if not all(0.75 < height * width / size**2 < 1.33 for height, width in sides):
-        found = ", ".join(f"{width}x{height}" for height, width in sorted(sides))
+    found: list[range] = []
+    sides: set[tuple[int, int]] = set()
+    for group in latents.groups():
+        _, *grid = latents.shape(group[0].start)
+        height, width = (stride * each for each in grid)
+        sides.add((height, width))
+        # buckets of one size differ by up to an eighth in area; the next resolution has four times as much
+        if 0.75 < height * width / size**2 < 1.33:
+            found += group
+    if not found:
+        got = ", ".join(f"{width}x{height}" for height, width in sorted(sides))
         raise UserError(
-            f"{artifact.path}: latents of images of {found} px, allowed: {size}x{size} px; encode them "
+            f"{artifact.path}: latents of images of {got} px, allowed: {size}x{size} px; encode them "
             "in this size, or change task.image_size"
         )
+    return sorted(found, key=lambda each: each.start)
 
 
-def _scored(artifact: Artifact, latents: LatentShards, least: float) -> list[range]:
-    """Ranges of the rows that score so much or more."""
+def _scored(
+    artifact: Artifact, latents: LatentShards, least: float, ranges: Sequence[range] | None
+) -> list[range]:
+    """Ranges of the rows, of those in the ranges, that score so much or more."""
     found: list[range] = []
     for number, row in enumerate(latents.rows()):
         if score_of(row, number) >= least:
@@ -166,6 +195,7 @@ def _scored(artifact: Artifact, latents: LatentShards, least: float) -> list[ran
                 found[-1] = range(found[-1].start, number + 1)
             else:
                 found.append(range(number, number + 1))
+    found = found if ranges is None else _overlap(found, ranges)
     if not found:
         raise UserError(
             f"{artifact.path}: no row scores {least} or more, allowed: at least one; lower task.min_score"

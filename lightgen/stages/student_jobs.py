@@ -13,6 +13,7 @@ from lightgen.core.draws import draw_key
 from lightgen.core.errors import UserError
 from lightgen.core.progress import say
 from lightgen.data.order import Order
+from lightgen.data.text_features import TextFeatures
 from lightgen.models.blocks import Block, CrossBlock
 from lightgen.models.head import Head
 from lightgen.models.shape import TransformerConfig
@@ -21,8 +22,9 @@ from lightgen.models.transformer import LightGenTransformer
 from lightgen.objectives.masked import MaskedObjective, draw_masking
 from lightgen.ports.nano.text import build_nano_text_encoder
 from lightgen.ports.text import T5TextEncoder, load_text_encoder
-from lightgen.stages.budget import flops_per_image
+from lightgen.stages.budget import flops_per_image, text_is_fixed
 from lightgen.stages.checkpoint import load_transformer, pick_device, require_part
+from lightgen.stages.encode_text import start_outline
 from lightgen.stages.lora import add_lora
 from lightgen.stages.sources import Draw, quarantine
 from lightgen.stages.student_data import open_data
@@ -43,7 +45,8 @@ def pretrain_job(
     """
     task.objective.check()
     data = open_data(task, inputs, start)
-    text = _text_encoder(task, start, config.fit)
+    is_fixed = text_is_fixed(task)
+    text = start_outline(start) if is_fixed else _text_encoder(task, start, config.fit)
     if task.model is None:
         transformer = load_transformer(require_part(start, "transformer").path / "transformer")
     else:
@@ -55,8 +58,13 @@ def pretrain_job(
         add_lora(transformer, task.lora.rank, task.lora.alpha, task.lora.targets, task.seed)
     if config.run.gradient_checkpointing:
         transformer.enable_gradient_checkpointing()
+    features = data.features(start, transformer.shape, text) if is_fixed else None
+    if is_fixed and features is None:
+        text = start_text_encoder(start, config.fit)
+    elif not is_fixed and any("text_features" in each.manifest for each in data.artifacts):
+        say("train: the text encoder is new or learns, so the text features of the latents are not used")
     order = order_of(data.groups, config.fit, config.fit.held_out)
-    student = Student(transformer, text.encoder, task.train_text_encoder).to(pick_device())
+    student = new_student(transformer, text, features, task.train_text_encoder)
     draw = Draw(
         lambda step, ids, length: {
             "masking": draw_masking(task.objective, step, ids, length, transformer.head)
@@ -64,6 +72,7 @@ def pretrain_job(
         transformer,
         text,
         pick_device(),
+        features,
     )
     writer = StudentWriter(
         start,
@@ -94,6 +103,17 @@ def pretrain_job(
         facts={"samples": order.num_samples},
         exports=True,
     )
+
+
+def new_student(
+    transformer: LightGenTransformer,
+    text: T5TextEncoder,
+    features: TextFeatures | None = None,
+    train_text_encoder: bool = False,
+) -> Student:
+    """Student on the device of this process; where all features are known, without its text encoder."""
+    encoder = nn.Identity() if features is not None else text.encoder
+    return Student(transformer, encoder, train_text_encoder).to(pick_device())
 
 
 def layers_of(transformer: LightGenTransformer) -> list[tuple[nn.Module, tuple[str, ...]]]:

@@ -9,6 +9,7 @@ from lightgen.core.device import Hardware
 from lightgen.core.errors import UserError
 from lightgen.objectives.masked import MaskedConfig
 from lightgen.stages import doctor as stage
+from lightgen.stages.budget import text_flops
 from lightgen.stages.doctor import budget, doctor, duration, flop, size
 from lightgen.stages.plan import Plan
 from lightgen.stages.tasks import PretrainTask
@@ -61,7 +62,7 @@ def tiny_plan(memory, peak=1e12, ranks=2, **run):
     hardware = Hardware(name="test", is_gpu=True, is_here=True, memory=memory, peak=peak)
     task = PretrainTask(objective=MaskedConfig(mask_min=0.5, text_drop=0.0))
     fit = FitConfig(num_steps=1_000, global_batch_size=32)
-    shape = replace(TINY, text_width=256, sample_size=8)
+    shape = replace(TINY, text_width=256, text_length=48, sample_size=8)
     return Plan(task, fit, RunConfig(keep_every=100, **run), shape, hardware, ranks)
 
 
@@ -107,6 +108,30 @@ def test_checkpointing_costs_time_and_saves_memory(quick_counts):
     assert found["1,000 steps"] == f"32,000 images, {flop(32_000 * 4e9)}"
     assert "without gradient checkpointing" in found["pass over 16 images"]
     assert "peak" in lines_of(tiny_plan(2**34, peak=None))[0]
+
+
+def test_text_features_save_the_time_of_the_text_encoder(quick_counts):
+    plan = tiny_plan(2**34)
+    found, _ = lines_of(plan)
+    saved = text_flops(plan.task, plan.shape, plan.text_encoder)
+    assert 0 < saved < 3e9
+    left = 32_000 * (3e9 - saved) / (0.5 * 2 * 1e12)
+    assert found["with text features (encode)"] == (
+        f"{duration(left)}, {left * 2 / 86_400:,.3g} GPU-days, and {size(2 * 48 * 256)} for each caption"
+    )
+    cached = Plan(plan.task, plan.fit, plan.run, plan.shape, plan.hardware, 2, cached_text=True)
+    found, _ = lines_of(cached)
+    assert "with text features (encode)" not in found
+    assert found["forward and backward"].endswith("without a text encoder")
+    assert found["text features of 1,000 captions"].startswith(f"at most {size(1_000 * 2 * 48 * 256)}")
+    assert cached.frozen == 0 < plan.frozen and not any(
+        "frozen" in name for name in cached.parts(cached.wanted)
+    )
+    learns = replace(plan.task, train_text_encoder=True)
+    with pytest.raises(UserError, match="cached text: got a text encoder that is new or learns"):
+        Plan(learns, plan.fit, plan.run, plan.shape, plan.hardware, 2, cached_text=True)
+    plan = Plan(learns, plan.fit, plan.run, plan.shape, plan.hardware, 2)
+    assert "with text features (encode)" not in lines_of(plan)[0]
 
 
 def test_too_little_disk_is_not_well(quick_counts, monkeypatch):

@@ -11,7 +11,7 @@ from lightgen.core.errors import UserError
 from lightgen.data.images import ImageRecord, ImageShards, write_image_shard
 from lightgen.data.latents import LatentShards
 from lightgen.ports.autoencoder import load_autoencoder
-from lightgen.stages import encode as stage
+from lightgen.stages import encode_images as stage
 from lightgen.stages.checkpoint import autoencoder_digest
 from lightgen.stages.distill import distill
 from lightgen.stages.encode import EncodeConfig, encode
@@ -23,7 +23,7 @@ from tests.stages.toy import SIDE, toy_distill, write_student
 
 def test_rows_carry_what_later_stages_need(toy):
     latents, images = LatentShards(toy.latents.path), ImageShards(toy.images.path)
-    assert toy.latents.counts == {"rows": 12, "skipped": 0}
+    assert toy.latents.counts == {"rows": 12, "skipped": 0, "upscaled": 0}
     assert latents.shape(0) == (16, SIDE // 8, SIDE // 8)
     assert not latents.has_std
     row, meta = latents.row(7), images.meta(7)
@@ -74,7 +74,7 @@ def test_several_directories_and_scores(toy, tmp_path):
             member.size = len(data)
             tar.addfile(member, io.BytesIO(data))
     made = encode(EncodeConfig(), tmp_path / "latents", [toy.images.path, plain], toy.student.path)
-    assert made.counts == {"rows": 13, "skipped": 1}
+    assert made.counts == {"rows": 13, "skipped": 1, "upscaled": 0}
     assert made.config["plain_inputs"][0]["name"] == "plain"
     assert set(made.config["plain_inputs"][0]["shards"]) == {"a.tar", "b.tar"}
     row = LatentShards(made.path).row(12)
@@ -109,9 +109,9 @@ def test_buckets_keep_proportions_and_train(toy, tmp_path):
     ]
     (tmp_path / "images").mkdir()
     write_image_shard(tmp_path / "images" / "a.tar", records)
-    config = EncodeConfig(size=128, buckets=True, shard_size=3)
+    config = EncodeConfig(sizes=(128,), buckets=True, shard_size=3)
     made = encode(config, tmp_path / "latents", [tmp_path / "images"], toy.student.path)
-    assert made.counts == {"rows": 12, "skipped": 0}
+    assert made.counts == {"rows": 12, "skipped": 0, "upscaled": 0}
     latents = LatentShards(made.path)
     found = {len(group): latents.shape(group[0]) for group in map(flat, latents.groups())}
     assert found == {4: (16, 16, 16), 5: (16, 12, 22), 3: (16, 22, 12)}
@@ -131,7 +131,7 @@ def test_buckets_keep_proportions_and_train(toy, tmp_path):
             [made.path],
             toy.student.path,
         )
-    with pytest.raises(UserError, match="buckets and size None"):
+    with pytest.raises(UserError, match="buckets and sizes \\[\\]"):
         encode(EncodeConfig(buckets=True), tmp_path / "y", [tmp_path / "images"], toy.student.path)
 
 
@@ -141,7 +141,7 @@ def test_a_size_cuts_the_middle_square(toy, tmp_path):
     (tmp_path / "images").mkdir()
     records = [ImageRecord("a", wide, {"prompt": "a"}), ImageRecord("b", wide[:, 32:96], {"prompt": "b"})]
     write_image_shard(tmp_path / "images" / "a.tar", records)
-    made = encode(EncodeConfig(size=64), tmp_path / "latents", [tmp_path / "images"], toy.student.path)
+    made = encode(EncodeConfig(sizes=(64,)), tmp_path / "latents", [tmp_path / "images"], toy.student.path)
     mean, _, rows = LatentShards(made.path).gather([0, 1])
     assert torch.equal(mean[0], mean[1]) and [row["width"] for row in rows] == [64, 64]
 
