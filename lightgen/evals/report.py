@@ -11,6 +11,7 @@ from lightgen.evals.axes import Points
 from lightgen.evals.bars import Bar, bar_chart, timeline
 from lightgen.evals.lines import line_plot
 from lightgen.evals.page import STYLE, cell_number
+from lightgen.evals.scatter import scatter_plot
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 # Browsers load nothing for this page, even if a text in it asked them to.
@@ -118,6 +119,10 @@ class Report:
             smooth: points in the running mean drawn over the faint raw line of long series; 1 draws none.
         """
         self._add(_chart(line_plot(series, x_label, y_label, log=log, smooth=smooth), caption))
+
+    def scatter(self, groups: Mapping[str, Points], caption: str) -> None:
+        """Add a cloud of points (x, y) of each group, by name; the caption says what is near what."""
+        self._add(_chart(scatter_plot(groups, caption), caption))
 
     def bars(self, series: Mapping[str, Sequence[Bar]], caption: str, maximum: float | None = None) -> None:
         """Add horizontal bars with interval whiskers, bars of the same label side by side.
