@@ -11,8 +11,17 @@ from lightgen.recipes import find
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
-STAGES = ("distill", "encode", "train", "rank", "align", "evaluate")
-COMMANDS = {*STAGES, "quickstart", "generate", "inpaint", "doctor", "import-checkpoint", "export-checkpoint"}
+STAGES = ("caption", "distill", "curate", "encode", "train", "rank", "align", "evaluate")
+COMMANDS = {
+    *STAGES,
+    "quickstart",
+    "generate",
+    "inpaint",
+    "doctor",
+    "inspect",
+    "import-checkpoint",
+    "export-checkpoint",
+}
 SPOKEN = re.compile(r"lightgen ([a-z]+(?:-checkpoint)?)(?: ([a-z][a-z0-9-]+))?")
 
 

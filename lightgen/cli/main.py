@@ -17,12 +17,15 @@ _COMMANDS = {
     "quickstart": "see the whole paradigm run: teacher, student, preferences, report",
     "generate": "draw pictures of a prompt",
     "inpaint": "change a picture under a mask or beyond its borders",
+    "caption": "captions are gathered, cleaned, chosen, made longer; or images get new ones",
     "distill": "prompts become images, by a teacher or a student",
+    "curate": "images are filtered, freed of duplicates, and chosen",
     "encode": "images become latents",
     "train": "latents (or images) become a checkpoint",
     "rank": "images get scores",
     "align": "rounds of drawing, ranking and training by preferences become a better checkpoint",
     "evaluate": "checkpoints or images become a report",
+    "inspect": "say what an artifact holds, and show it on a page",
     "import-checkpoint": "released LightGen weights become a checkpoint",
     "export-checkpoint": "a checkpoint becomes a file under the released names",
     "doctor": "say what this machine has and what is missing",
@@ -89,6 +92,10 @@ def _command(name: str) -> Callable[[list[str]], int]:
         from lightgen.cli.doctor import run_doctor
 
         return run_doctor
+    if name == "inspect":
+        from lightgen.cli.inspect import run_inspect
+
+        return run_inspect
     if name in ("import-checkpoint", "export-checkpoint"):
         from lightgen.cli.import_checkpoint import run_export, run_import
 

@@ -3,7 +3,7 @@
 import argparse
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lightgen import recipes
 from lightgen.cli.options import Parser, option_help, override
@@ -11,15 +11,21 @@ from lightgen.core.artifact import Artifact
 from lightgen.core.config import suggestion
 from lightgen.core.errors import UserError
 
+if TYPE_CHECKING:
+    from lightgen.stages.engine import EngineConfig
+
 # What `--in` is to each stage; the rest of the table is which further options it has.
 _INPUTS = {
+    "caption": "captions: files of text, JSON lines, parquet or tars, `hf:OWNER/NAME`; images to recaption",
+    "curate": "images: artifacts, folders of tars, of parquet files, or of pictures with texts",
     "distill": "prompts: files of JSON lines, or artifacts; without any, the recipe's own",
-    "encode": "images: artifacts, or directories of plain tars",
+    "encode": "images: artifacts, folders of tars, of parquet files, or of pictures with texts",
     "train": "latents (pretrain, dpo), or images (autoencoder, detector)",
     "rank": "images of the same prompts; several directories for `source`",
     "align": "prompts: files of JSON lines, or artifacts; without any, the recipe's own",
     "evaluate": "checkpoints, `nano`, or images",
 }
+_ENGINED = ("caption", "distill", "curate", "encode", "rank", "evaluate")
 _STARTS = {
     "distill": "checkpoint of the student that draws (default: nano)",
     "encode": "checkpoint whose autoencoder encodes (default: nano)",
@@ -90,7 +96,29 @@ def _parser(stage: str, prog: str, doc: str) -> Parser:
         parser.add_argument(
             "--detector", metavar="DIR", help="checkpoint of the detector (default: the shipped one)"
         )
+    if stage in _ENGINED:
+        add = parser.add_argument_group("who runs it (what comes out does not depend on it)").add_argument
+        add("--engine", choices=("local", "ray"), default="local", help="ray: on many processes or machines")
+        add("--workers", type=int, default=1, metavar="N", help="of ray, each with its own models")
+        add("--worker-gpus", type=float, default=0.0, metavar="N", help="of each worker, also a part (0.5)")
+        add("--worker-cpus", type=float, default=1.0, metavar="N", help="of each worker, and its threads")
+        add("--ray-address", metavar="ADDRESS", help="of a running cluster (auto: that of this machine)")
     return parser
+
+
+def _engine(found: argparse.Namespace) -> "EngineConfig":
+    """Who runs the stage, of the options."""
+    from lightgen.stages.engine import EngineConfig
+
+    engine = EngineConfig(
+        name=found.engine,
+        workers=found.workers,
+        gpus=found.worker_gpus,
+        cpus=found.worker_cpus,
+        address=found.ray_address,
+    )
+    engine.check()
+    return engine
 
 
 def _overview(stage: str, known: dict[str, str]) -> str:
@@ -109,22 +137,8 @@ def _run(stage: str, config: Any, found: argparse.Namespace) -> Artifact | str: 
     from lightgen.stages.checkpoint import NANO, quiet_libraries
 
     quiet_libraries()
-    if stage == "distill":
-        from lightgen.stages.distill import distill
-
-        return distill(config, found.out, found.inputs, found.start)
-    if stage == "encode":
-        from lightgen.stages.encode import encode
-
-        return encode(config, found.out, found.inputs, found.start or NANO)
-    if stage == "rank":
-        from lightgen.stages.rank import rank
-
-        return rank(config, found.out, found.inputs, found.detector)
-    if stage == "evaluate":
-        from lightgen.stages.evaluate import evaluate
-
-        return evaluate(config, found.out, found.inputs, found.prompts, found.detector)
+    if stage in _ENGINED:
+        return _run_engined(stage, config, found, _engine(found))
     if stage == "align":
         from lightgen.stages.align import align
         from lightgen.stages.sweep import SweepConfig, sweep
@@ -139,6 +153,35 @@ def _run(stage: str, config: Any, found: argparse.Namespace) -> Artifact | str: 
             raise UserError("lightgen train nano-weights: got --in or a checkpoint, allowed: --out alone")
         return str(nano_weights(config, found.out))
     return train(config, found.out, found.inputs, found.start, found.reference)
+
+
+def _run_engined(stage: str, config: Any, found: argparse.Namespace, engine: "EngineConfig") -> Artifact:  # noqa: ANN401
+    """What a stage of many shards made."""
+    from lightgen.stages.checkpoint import NANO
+
+    if stage == "caption":
+        from lightgen.stages.caption import caption
+
+        return caption(config, found.out, found.inputs, engine)
+    if stage == "distill":
+        from lightgen.stages.distill import distill
+
+        return distill(config, found.out, found.inputs, found.start, engine)
+    if stage == "curate":
+        from lightgen.stages.curate import curate
+
+        return curate(config, found.out, found.inputs, engine)
+    if stage == "encode":
+        from lightgen.stages.encode import encode
+
+        return encode(config, found.out, found.inputs, found.start or NANO, engine)
+    if stage == "rank":
+        from lightgen.stages.rank import rank
+
+        return rank(config, found.out, found.inputs, found.detector, engine)
+    from lightgen.stages.evaluate import evaluate
+
+    return evaluate(config, found.out, found.inputs, found.prompts, found.detector, engine)
 
 
 def _report(made: Artifact | str) -> None:

@@ -9,7 +9,9 @@ from collections.abc import Sequence
 from typing import Any
 
 STAGES = (
+    "caption",
     "distill",
+    "curate",
     "encode",
     "train",
     "rank",
