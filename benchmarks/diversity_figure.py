@@ -1,6 +1,6 @@
 """The figure of diversity.py."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np

@@ -71,6 +71,13 @@ class DistillConfig:
     seed: int = 0
     format: Format = "png"
 
+    def check(self) -> None:
+        """Raises UserError: a number out of range."""
+        for name in ("images_per_prompt", "height", "width", "shard_size", "batch_size"):
+            if vars(self)[name] < 1:
+                option = f"--{name.replace('_', '-')}"
+                raise UserError(f"{option}: got {vars(self)[name]}, allowed: a whole number from 1")
+
 
 def distill(
     config: DistillConfig,
@@ -89,8 +96,10 @@ def distill(
         engine: who runs it; the images do not depend on that.
 
     Raises:
-        UserError: no prompts, a start without a student, or what the teacher refuses.
+        UserError: a number out of range, no prompts, a start without a student, or what the teacher refuses.
     """
+    config.check()
+    engine.check()
     texts, config, parents, identity = load_prompts(config, prompts)
     place, teacher = _find(config, start)
     settings = {"stage": "distill", **config_to_dict(config), **identity}
@@ -105,7 +114,7 @@ def distill(
         total = len(texts) * config.images_per_prompt
         shards = cut(total, config.shard_size)
         names = [f"images-{number:05d}.tar" for number in range(len(shards))]
-        drawer = place.path if isinstance(place, Artifact) else place
+        drawer = place.path.absolute() if isinstance(place, Artifact) else place
         work = DistillWork(config, texts, drawer)
         write_shards(engine, workspace, "distill", names, [len(shard) for shard in shards], work)
         refused = sum(len(path.read_bytes().splitlines()) for path in workspace.path.glob(f"*{_REFUSED}"))
@@ -142,17 +151,19 @@ def load_prompts(
         return nano_prompts(config.prompts), config, [], {}
     found: list[PromptLines] = []
     parents: list[Artifact] = []
-    plain: list[dict[str, str]] = []
-    for path in map(Path, paths):
+    plain: list[dict[str, Any]] = []
+    for number, path in enumerate(map(Path, paths)):
         if path.is_dir() or not path.exists():
             parents.append(open_artifact(path, "prompts"))
             found.append(PromptLines(path.absolute() / "prompts.jsonl"))
         else:
             found.append(PromptLines(path.absolute()))
-            plain.append({"name": path.name, "digest": _digest(found[-1])})
+            plain.append({"name": path.name, "digest": _digest(found[-1]), "place": number})
         edits = next((prompt for prompt in found[-1] if prompt.source or prompt.mask), None)
         if edits is not None:
             raise UserError(f"prompt {edits.prompt[:60]!r}: got a source or mask, allowed: text alone")
+    if not parents:  # parents are listed apart: only beside them, the order of all is not seen
+        plain = [{"name": each["name"], "digest": each["digest"]} for each in plain]
     texts = found[0] if len(found) == 1 else [prompt for lines in found for prompt in lines]
     return texts, replace(config, prompts=None), parents, {"plain_inputs": plain} if plain else {}
 
@@ -224,9 +235,12 @@ class DistillWork:
                         yield each
                     else:
                         refused.append(json.dumps(each) + "\n")
+                told = path.with_suffix(_REFUSED)
                 if refused:  # before the shard gets its name, so that no whole shard lacks them
-                    with whole_file(path.with_suffix(_REFUSED)) as temporary:
+                    with whole_file(told) as temporary:
                         temporary.write_bytes("".join(refused).encode())
+                else:  # an earlier run was killed here, and the server thinks otherwise now
+                    told.unlink(missing_ok=True)
 
             write_image_shard(path, records(), self.config.format)
 

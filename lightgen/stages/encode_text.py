@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+from array import array
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -164,15 +165,17 @@ def _distinct(latents: LatentShards) -> np.ndarray:
 
     Captions of about one length make full batches.
     """
-    seen: set[bytes] = set()
-    found: list[tuple[int, int]] = []
-    for number, row in enumerate(latents.each_row()):
+    # 24 bytes a row: sets and tuples of millions of captions would take gigabytes
+    hashes, letters = bytearray(), array("q")
+    for row in latents.each_row():
         caption = row["caption"]
-        key = caption_hash(caption)
-        if key not in seen and caption.strip():
-            seen.add(key)
-            found.append((len(caption), number))
-    return np.array([number for _, number in sorted(found)], dtype=np.int64)
+        hashes += caption_hash(caption)
+        letters.append(len(caption) if caption.strip() else 0)
+    keys = np.frombuffer(hashes, dtype=f"S{len(hashes) // len(letters)}")
+    lengths = np.frombuffer(letters, dtype=np.int64)
+    first = np.unique(keys, return_index=True)[1]
+    first = first[lengths[first] > 0]
+    return first[np.lexsort((first, lengths[first]))].astype(np.int64)
 
 
 @dataclass(frozen=True)

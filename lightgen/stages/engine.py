@@ -15,6 +15,8 @@ from lightgen.core.progress import Progress
 
 Writer = Callable[[Path, int, Callable[[int], None]], None]
 
+_MOST_DEATHS = 30  # of workers that had a shard: one that ends each time would be begun for ever
+
 
 class Work(Protocol):
     """What the shards of one stage are made of: configs, paths and plain data, so that it can travel.
@@ -94,20 +96,18 @@ def write_shards(
     """
     is_there = [workspace.has(name) for name in names]
     done = sum(size for size, there in zip(sizes, is_there, strict=True) if there)
-    missing = [number for number, there in enumerate(is_there) if not there]
+    paths = {n: workspace.path / names[n] for n, there in enumerate(is_there) if not there}
+    for folder in {path.parent for path in paths.values()}:
+        folder.mkdir(parents=True, exist_ok=True)
+    # what the work refuses is said before anything is shown as begun
+    write = work.open() if paths and engine.name == "local" else None
     with Progress(task, sum(sizes), unit, done) as progress:
-        if not missing:
-            return
-        paths = {number: workspace.path / names[number] for number in missing}
-        for folder in {path.parent for path in paths.values()}:
-            folder.mkdir(parents=True, exist_ok=True)
-        if engine.name == "local":
-            write = work.open()
+        if write is not None:
             for number, path in paths.items():
                 write(path, number, progress.advance)
-            return
-        for number in _by_ray(engine, paths, work):
-            progress.advance(sizes[number])
+        elif paths:
+            for number in _by_ray(engine, paths, work):
+                progress.advance(sizes[number])
     # a worker that was killed leaves what it was writing; nobody writes any more
     for path in workspace.path.rglob(f"*{TMP}"):
         path.unlink()
@@ -145,11 +145,18 @@ def _by_ray(engine: EngineConfig, paths: dict[int, Path], work: Work) -> Iterato
             compute=ray.data.ActorPoolStrategy(size=min(engine.workers, len(rows))),
             num_cpus=engine.cpus,
             num_gpus=engine.gpus or None,
+            max_task_retries=_MOST_DEATHS,
         )
-        for row in done.iter_rows():
-            if row["refused"]:
-                raise UserError(row["refused"])
-            yield int(row["number"])
+        try:
+            for row in done.iter_rows():
+                if row["refused"]:
+                    raise UserError(row["refused"])
+                yield int(row["number"])
+        except ray.exceptions.RayActorError as error:
+            raise UserError(
+                f"engine ray: got {_MOST_DEATHS + 1} workers that died of one shard, allowed: workers that "
+                "live; memory may be short (fewer workers, smaller batches), or a library crashes"
+            ) from error
 
 
 @contextlib.contextmanager

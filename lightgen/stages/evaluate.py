@@ -87,7 +87,13 @@ def evaluate(
     opened = _named_apart([_open_subject(subject) for subject in subjects])
     judging = open_detector(detector)
     parents = [*parents, *(a for each in opened for a in each.artifacts), judging]
-    plain = [entry for each in opened if each.images for entry in each.images.plain]
+    # the first subject is the one of the report, and parents do not tell how plain images lie among them
+    mixed = any(each.artifacts for each in opened)
+    plain = [
+        {**entry, "place": number} if mixed else entry
+        for number, each in enumerate(opened)
+        for entry in (each.images.plain if each.images else ())
+    ]
     settings = {"stage": "evaluate", **config_to_dict(config), **identity, "plain_images": plain}
     found = begin_artifact(out, "report", settings, parents)
     if isinstance(found, Artifact):

@@ -30,7 +30,8 @@ class ImageInputs:
     Attributes:
         sources: reader of each directory.
         artifacts: those of them that are artifacts, the parents of what is made from them.
-        plain: names and sizes of the files of each of the others.
+        plain: names and sizes of the files of each of the others; beside artifacts, also their place among
+            all, on which keys and shards depend.
     """
 
     sources: tuple[ImageReader, ...]
@@ -102,8 +103,8 @@ def open_images(paths: Sequence[str | Path], *, verify: bool = True) -> ImageInp
     if not paths:
         raise UserError("--in: got nothing, allowed: one or more directories of images")
     sources: list[ImageReader] = []
-    artifacts, plain = [], []
-    for named in paths:
+    artifacts, plain, places = [], [], []
+    for number, named in enumerate(paths):
         path, told = _split_told(named)
         kind = kind_of_images(path)
         if kind is None:
@@ -115,8 +116,11 @@ def open_images(paths: Sequence[str | Path], *, verify: bool = True) -> ImageInp
         source = _open_plain(path, kind, told)
         sources.append(source)
         plain.append({"name": path.resolve().name, **_files(path, kind, source), **told})
+        places.append(number)
         if source.skipped and verify:  # workers would only repeat it
             say(f"{path.name}: left out {summary(source.skipped)}")
+    if artifacts:
+        plain = [{**each, "place": place} for each, place in zip(plain, places, strict=True)]
     return ImageInputs(tuple(sources), tuple(artifacts), tuple(plain))
 
 

@@ -84,7 +84,8 @@ def judge(
     labels = sorted({r.name for prompt in prompts for r in (*prompt.include, *prompt.exclude)})
     shards = cut(len(images), _SHARD)
     names = [f"{folder}/verdicts-{number:05d}.json" for number in range(len(shards))]
-    work = JudgeWork(config, str(place), detector, tuple(labels))
+    # absolute: another process may work in another directory
+    work = JudgeWork(config, str(Path(place).absolute()), detector.absolute(), tuple(labels))
     write_shards(engine, workspace, f"judge {name}", names, [len(shard) for shard in shards], work)
     records = [record for each in names for record in json.loads((workspace.path / each).read_bytes())]
     return [ImageVerdict.from_json(prompt, record) for prompt, record in zip(prompts, records, strict=True)]

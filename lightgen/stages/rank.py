@@ -88,7 +88,9 @@ def rank(
     with found as workspace:
         shards = cut(len(inputs), config.shard_size)
         names = [f"images-{number:05d}.tar" for number in range(len(shards))]
-        work = RankWork(config, tuple(map(str, images)), None if judge is None else judge.path, place)
+        # absolute: another process may work in another directory
+        places = tuple(str(Path(path).absolute()) for path in images)
+        work = RankWork(config, places, None if judge is None else judge.path.absolute(), place)
         write_shards(engine, workspace, "rank", names, [len(shard) for shard in shards], work)
         return workspace.commit(_counts(workspace.path, len(inputs.sources)))
 

@@ -209,7 +209,8 @@ def break_folder(folder, how):
 def test_a_bad_folder_is_one_line(tmp_path, family, how, told):
     save_encoder(family, tmp_path)
     if not (tmp_path / how).exists() and how.endswith(".json"):
-        pytest.skip("the family has no such file")
+        load({family: tmp_path}, family)  # a family without this file needs none
+        return
     break_folder(tmp_path, how)
     with pytest.raises(UserError, match=told) as error:
         load({family: tmp_path}, family)

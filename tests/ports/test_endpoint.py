@@ -222,7 +222,7 @@ def test_leaving_early_asks_no_more_and_waits_for_nobody():
 
     def answer(asked, number):
         reply = draw(asked)
-        reply.delay = 0.0 if number == 0 else 20.0
+        reply.delay = 0.0 if number == 0 else 4.0
         return reply
 
     with serving(answer) as server:

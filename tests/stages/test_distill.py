@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,9 +9,12 @@ from lightgen.core.errors import UserError
 from lightgen.core.prompt import Prompt
 from lightgen.data.images import ImageShards
 from lightgen.data.prompts import write_prompts
+from lightgen.ports.endpoint import EndpointTeacherConfig
 from lightgen.ports.nano.emoji import EmojiTeacherConfig, ErrorKnob
+from lightgen.ports.refusal import RefusedPrompt
 from lightgen.stages import distill as stage
 from lightgen.stages.distill import NanoPrompts, distill, nano_prompts
+from lightgen.stages.teachers import TeacherPlace
 from tests.stages.toy import SIDE, toy_distill, toy_student
 
 SHARDS = ["images-00000.tar", "images-00001.tar", "images-00002.tar"]
@@ -129,3 +133,59 @@ def test_what_is_refused(toy, tmp_path):
     with pytest.raises(UserError, match="holds detector, allowed: a checkpoint with transformer"):
         distill(toy_distill(teacher=toy_student()), tmp_path / "x", start=toy.detector.path)
     assert not isinstance(begin_artifact(tmp_path / "x", "images", {}, []), Artifact), "nothing was begun"
+
+
+@pytest.mark.parametrize("name", ["images_per_prompt", "height", "width", "shard_size", "batch_size"])
+def test_numbers_from_1_are_allowed(tmp_path, name):
+    for got in (0, -1):
+        with pytest.raises(UserError, match=f"--{name.replace('_', '-')}: got {got}, allowed: .* from 1"):
+            distill(replace(toy_distill(), **{name: got}), tmp_path / "out")
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_order_of_files_among_artifacts_counts(tmp_path):
+    file, folder = tmp_path / "file.jsonl", tmp_path / "prompts"
+    write_prompts(file, [Prompt(prompt="a red apple")])
+    with begin_artifact(folder, "prompts", {}, []) as workspace:
+        write_prompts(workspace.path / "prompts.jsonl", [Prompt(prompt="a blue cup")])
+        workspace.commit({"prompts": 1})
+    distill(toy_distill(), tmp_path / "out", [file, folder])
+    with pytest.raises(ArtifactError, match="plain_inputs"):
+        distill(toy_distill(), tmp_path / "out", [folder, file])
+
+
+class _Server:
+    """A teacher that refuses some prompts, as a server may today and not tomorrow."""
+
+    def __init__(self, refuses):
+        self.refuses = refuses
+
+    def draw(self, prompts, seeds, height, width):
+        for prompt in prompts:
+            blank = np.zeros((height, width, 3), np.uint8)
+            yield RefusedPrompt("refused") if prompt in self.refuses else blank
+
+
+def test_refusals_are_counted_and_those_of_a_killed_run_are_forgotten(tmp_path, monkeypatch):
+    config = replace(toy_distill(), teacher=EndpointTeacherConfig(base_url="http://localhost", model="m"))
+    prompts = [Prompt(prompt=f"{each} cup") for each in "abc"]
+    write_prompts(tmp_path / "p.jsonl", prompts)
+    monkeypatch.setattr(TeacherPlace, "load", lambda self: _Server(["b cup"]))
+    made = distill(config, tmp_path / "out", [tmp_path / "p.jsonl"])
+    assert made.counts == {"images": 2, "prompts": 3, "refused": 1}
+    lines = (made.path / "images-00000.refused.jsonl").read_text().splitlines()
+    assert [json.loads(line)["prompt"] for line in lines] == ["b cup"]
+    # killed between the list of refusals and the shard
+    write = stage.write_image_shard
+
+    def killed(path, records, format):
+        list(records)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(stage, "write_image_shard", killed)
+    with pytest.raises(KeyboardInterrupt):
+        distill(config, tmp_path / "again", [tmp_path / "p.jsonl"])
+    monkeypatch.setattr(stage, "write_image_shard", write)
+    monkeypatch.setattr(TeacherPlace, "load", lambda self: _Server([]))
+    made = distill(config, tmp_path / "again", [tmp_path / "p.jsonl"])
+    assert made.counts == {"images": 3, "prompts": 3} and len(ImageShards(made.path)) == 3

@@ -14,6 +14,7 @@ from lightgen.core.artifact import begin_artifact
 from lightgen.core.directory import whole_file
 from lightgen.core.draws import draw_key
 from lightgen.core.errors import UserError
+from lightgen.stages import engine as stage
 from lightgen.stages.engine import EngineConfig, Writer, cut, write_shards
 
 RAY = EngineConfig(name="ray", workers=2)
@@ -31,16 +32,19 @@ def cluster():
 
 @dataclass(frozen=True)
 class Numbers:
-    """Shards of text that note each beginning; `dies` kills the process, once, in those shards."""
+    """Shards of text that note each beginning; `dies` kills the process, once, in those shards, `doomed` always."""
 
     notes: str
     dies: tuple[int, ...] = ()
     refuses: int | None = None
+    doomed: int | None = None
 
     def open(self) -> Writer:
         def write(path: Path, number: int, advance: Callable[[int], None]) -> None:
             with (Path(self.notes) / f"{number}-{os.getpid()}-{time.monotonic_ns()}").open("w"):
                 pass
+            if number == self.doomed:
+                os.kill(os.getpid(), signal.SIGKILL)
             if number == self.refuses:
                 raise UserError(f"shard {number}: got nothing, allowed: something")
             with whole_file(path) as temporary:
@@ -86,6 +90,15 @@ def test_a_killed_worker_is_replaced_and_what_it_left_is_removed(tmp_path, clust
     found, begun = make(tmp_path, RAY, name="killed", num=8, dies=(3, 5))
     assert found.manifest["files"] == clean.manifest["files"]
     assert begun == [0, 1, 2, 3, 3, 4, 5, 5, 6, 7], "those of the killed workers twice, all others once"
+
+
+@pytest.mark.faults
+def test_a_shard_that_kills_every_worker_ends_the_run(tmp_path, cluster, monkeypatch):
+    monkeypatch.setattr(stage, "_MOST_DEATHS", 2)
+    with pytest.raises(UserError, match=r"^engine ray: got 3 workers that died of one shard, allowed: "):
+        make(tmp_path, EngineConfig(name="ray"), num=3, doomed=1)
+    _, begun = make(tmp_path, EngineConfig(), num=3)
+    assert begun.count(1) == 4 and begun.count(0) == 1
 
 
 def test_what_a_worker_refuses_is_told_in_one_line(tmp_path, cluster):

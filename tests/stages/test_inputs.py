@@ -126,3 +126,9 @@ def test_mixed_and_missing_sets_are_refused(tmp_path: Path) -> None:
         open_images([tmp_path / "words"])
     with pytest.raises(UserError, match="--in: got nothing"):
         open_images([])
+
+
+def test_the_order_of_plain_sets_among_artifacts_counts(tmp_path: Path, toy: Toy) -> None:
+    tars = _tars(tmp_path / "t")
+    one, other = (open_images(each).identity() for each in ([tars, toy.images.path], [toy.images.path, tars]))
+    assert one != other and "place" not in open_images([tars]).identity()["plain_inputs"][0]
