@@ -9,6 +9,7 @@ from types import FrameType
 from lightgen.core.config import environment, suggestion
 from lightgen.core.errors import UserError
 from lightgen.core.interrupts import Terminated
+from lightgen.core.progress import printable
 
 DONE, FAILED, REFUSED, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
 DEBUG_VARIABLE = "LIGHTGEN_DEBUG"
@@ -116,7 +117,8 @@ def _overview() -> str:
 
 
 def _complain(text: str, code: int) -> int:
-    sys.stderr.write(f"lightgen: {' '.join(text.split()).removeprefix('lightgen ')}\n")
+    line = printable(" ".join(text.split()))
+    sys.stderr.write(f"lightgen: {line.removeprefix('lightgen ')}\n")
     return code
 
 

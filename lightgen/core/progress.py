@@ -90,8 +90,14 @@ class Progress:
         sys.stderr.flush()
 
 
+def printable(text: str) -> str:
+    """Text of which nothing moves a terminal's cursor or sets its colours: names may be strangers'."""
+    return "".join(each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in text)
+
+
 def say(text: str) -> None:
     """Show one line of text on standard error, above a bar where one is running."""
+    text = printable(text)
     if sys.stderr.isatty():
         _console().print(text, markup=False, highlight=False, soft_wrap=True)
     else:

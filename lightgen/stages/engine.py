@@ -15,7 +15,7 @@ from lightgen.core.progress import Progress
 
 Writer = Callable[[Path, int, Callable[[int], None]], None]
 
-_MOST_DEATHS = 30  # of workers that had a shard: one that ends each time would be begun for ever
+_MOST_TRIES = 10  # of a shard: Ray would begin one for ever that kills each worker
 
 
 class Work(Protocol):
@@ -116,19 +116,29 @@ def write_shards(
 class _Worker:
     """One of Ray's processes. It opens the work at its first shard, so that what that refuses is reported."""
 
-    def __init__(self, work: Work) -> None:
-        self._work = work
+    def __init__(self, work: Work, most_tries: int) -> None:
+        self._work, self._most_tries = work, most_tries
         self._write: Writer | None = None
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         """Write the shard of a row, unless an earlier attempt has; its number, and why it is refused."""
         path, refused = Path(row["path"]), ""
         if not path.is_file():
+            tries = path.with_name(f"{path.name}.tries{TMP}")  # a byte each; it outlives a worker that dies
+            with tries.open("ab") as file:
+                file.write(b".")
             try:
+                if tries.stat().st_size > self._most_tries:
+                    raise UserError(
+                        f"engine ray: got {self._most_tries} workers that died at {path.name}, allowed: "
+                        "workers that live; memory may be short (fewer workers, smaller batches)"
+                    )
                 self._write = self._write or self._work.open()
                 self._write(path, row["number"], lambda n: None)
             except UserError as error:  # as data: the causes of an exception do not survive the way back
                 refused = str(error)
+            finally:
+                tries.unlink(missing_ok=True)
         return {"number": row["number"], "refused": refused}
 
 
@@ -141,22 +151,15 @@ def _by_ray(engine: EngineConfig, paths: dict[int, Path], work: Work) -> Iterato
         rows = [{"number": number, "path": str(path)} for number, path in paths.items()]
         done = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
             _Worker,
-            fn_constructor_args=(work,),
+            fn_constructor_args=(work, _MOST_TRIES),
             compute=ray.data.ActorPoolStrategy(size=min(engine.workers, len(rows))),
             num_cpus=engine.cpus,
             num_gpus=engine.gpus or None,
-            max_task_retries=_MOST_DEATHS,
         )
-        try:
-            for row in done.iter_rows():
-                if row["refused"]:
-                    raise UserError(row["refused"])
-                yield int(row["number"])
-        except ray.exceptions.RayActorError as error:
-            raise UserError(
-                f"engine ray: got {_MOST_DEATHS + 1} workers that died of one shard, allowed: workers that "
-                "live; memory may be short (fewer workers, smaller batches), or a library crashes"
-            ) from error
+        for row in done.iter_rows():
+            if row["refused"]:
+                raise UserError(row["refused"])
+            yield int(row["number"])
 
 
 @contextlib.contextmanager

@@ -14,7 +14,7 @@ from lightgen.data.latents import LatentShards
 from lightgen.stages.inspect_sample import Sample, readable
 
 _LISTS = ("rejected.jsonl", "skipped.jsonl")
-_MAX_LINE, _MAX_LINES = 1 << 16, 1_000_000
+_MAX_LINE, _MAX_LINES = 8 << 20, 1_000_000  # bytes: a line holds all the JSON of a record
 _MAX_HEADER_BYTES = 100 << 20
 _WIDTH = 320
 _NUMBERS = re.compile(r"\d+")

@@ -166,11 +166,10 @@ def _add_map(page: Report, embedded: Embedded, groups: Mapping[str, list[int]], 
         f"{len(places):,} {noun} on the plane of the two main directions of their embeddings, which shows "
         f"{share:.0%} of the variance: far points differ, near ones need not be alike.",
     )
-    names = {
+    names = {  # no coverage: cells of the very rows that are looked at are never empty
         "vendi": "Vendi score (as how many with nothing in common)",
         "vendi_inf": "Vendi score of infinite order (the largest crowd alone)",
         "mean_distance": "mean distance (1 - cosine)",
-        "coverage": "share of cells with something in them",
         "entropy": "entropy of the cells (1: all hold as many)",
         "effective_cells": "effective cells",
     }

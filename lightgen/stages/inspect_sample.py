@@ -10,14 +10,13 @@ import numpy as np
 
 from lightgen.core.draws import permuted
 from lightgen.core.errors import UserError
-from lightgen.core.progress import Progress
-from lightgen.data.clusters import find_centroids, nearest_cells
+from lightgen.core.progress import Progress, printable
 from lightgen.data.duplicates import perceptual_hash
 from lightgen.data.images import CorruptRecord
 from lightgen.data.picture import fit, oddity, picture_size
 from lightgen.evals.diversity import Diversity, diversity
 from lightgen.ports.embedding import EmbedderConfig
-from lightgen.stages.embedder import find_embedder
+from lightgen.stages.embedder import find_embedder, measure_diversity
 from lightgen.stages.inputs import ImageInputs
 
 MOST_TOLD = 20_000
@@ -157,8 +156,7 @@ def told_of(meta: Mapping[str, Any]) -> Told:
 
 def readable(text: str, most: int) -> str:
     """Text in one line for people and terminals: cut, and without letters that do something."""
-    kept = " ".join(text[: 4 * most].split())
-    kept = "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in kept)
+    kept = printable(" ".join(text[: 4 * most].split()))
     return kept if len(kept) <= most and len(text) <= 4 * most else kept[: most - 1] + "…"
 
 
@@ -202,13 +200,10 @@ def _whole(ids: list[int], rows: np.ndarray, hashes: np.ndarray | None, seed: in
     if not len(good):
         return None
     rows, num = rows[good], min(_CELLS, len(good) // _ROWS_PER_CELL)
-    cells = None
-    if num > 1:
-        try:
-            cells = nearest_cells(rows, find_centroids(rows, num, seed))[:, 0]
-        except UserError:  # without faiss there are no cells, and the other numbers stay
-            num = 0
-    found = diversity(rows, cells, num if cells is not None else 0)
+    try:
+        found = measure_diversity(rows, num, seed) if num > 1 else diversity(rows)
+    except UserError:  # without faiss there are no cells, and the other numbers stay
+        found = diversity(rows)
     return Embedded([ids[i] for i in good], rows, None if hashes is None else hashes[good], found)
 
 

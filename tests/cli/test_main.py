@@ -13,6 +13,7 @@ from PIL import Image
 from lightgen.cli import generate, main, quickstart, stage
 from lightgen.cli.main import main as run
 from lightgen.core.artifact import open_artifact
+from lightgen.core.errors import UserError
 from lightgen.core.interrupts import Terminated
 from lightgen.stages import align as align_stage
 from lightgen.stages import distill as distill_stage
@@ -151,6 +152,7 @@ def test_mistakes_are_one_line_and_exit_2(arguments, told, capsys, monkeypatch, 
             143,
             "terminated; what is done is kept, and a stage run again goes on from its saved state",
         ),
+        (UserError("columns: got \x1b]0;x\x07\x1b[2Jno"), 2, "columns: got \ufffd]0;x\ufffd\ufffd[2Jno"),
         (RuntimeError("two\nlines"), 1, "failed, RuntimeError: two lines; LIGHTGEN_DEBUG=1 shows where"),
     ],
 )

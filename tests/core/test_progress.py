@@ -81,6 +81,8 @@ def test_say_is_plain_and_goes_to_standard_error(capsys):
     say("[bold]as it is[/bold]")
     captured = capsys.readouterr()
     assert (captured.out, captured.err) == ("", "[bold]as it is[/bold]\n")
+    say("left out \x1b[2Ja\u202eb")
+    assert capsys.readouterr().err == "left out \ufffd[2Ja\ufffdb\n"
 
 
 @pytest.mark.parametrize(

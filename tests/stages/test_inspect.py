@@ -102,6 +102,7 @@ def test_a_page_of_images_holds_what_it_should(tmp_path: Path) -> None:
     assert text.count('loading="lazy"') == text.count("data:image/jpeg;base64,") == 10 + 12 + 12
     assert "Of 30 images, 2 have an earlier twin by perceptual hash" in text
     assert "hash · 0000 and 0001" in text and "hash · 0002 and 0003" in text and "Vendi score" in text
+    assert "entropy of the cells" in text and "something in them" not in text, "which is true of all"
     highest = text[text.index("Lowest clip_score") : text.index("Highest clip_score")]
     assert html.escape("2.9 · picture 29") in highest and "0.1 · " not in highest
     assert any("g0 (15)" in each for each in pairs), "groups by generator"
@@ -124,12 +125,14 @@ def test_what_was_left_out_is_counted_by_reason(tmp_path: Path, toy: Toy) -> Non
     with workspace:
         write_image_shard(workspace.path / "x.tar", [ImageRecord("a", _noise(0), {"prompt": "a"})])
         lines = [json.dumps({"key": str(i), "reason": "blank" if i else f"too small {i}"}) for i in range(5)]
+        lines.append(json.dumps({"columns": {"long_caption": "x" * 900_000}, "reason": "damaged"}))
         workspace.write_bytes("rejected.jsonl", "\n".join([*lines, "{", '["x"]', "[" * 90_000]).encode())
         workspace.commit({"images": 1})
     page = tmp_path / "page.html"
     facts = dict(inspect(InspectConfig(), tmp_path / "out", page))
     assert (
-        facts["left out"].startswith("blank 4, line that cannot be read ")
+        facts["left out"].startswith("blank 4, line that cannot be read 3, ")
+        and "damaged 1" in facts["left out"]
         and "too small N 1" in facts["left out"]
     )
     text = page.read_text()
