@@ -1,5 +1,6 @@
 """Prompt files: JSON lines, one prompt each, in GenEval's metadata schema; read whole or line by line."""
 
+import itertools
 import json
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
@@ -127,6 +128,39 @@ class PromptLines(Sequence[Prompt]):
                 while left and (block := file.read(min(left, 1 << 20))):
                     before, left = before + block.count(b"\n"), left - len(block)
             raise UserError(f"{self.path.name}, line {before + 1}: {error}") from error
+
+
+class PromptFiles(Sequence[Prompt]):
+    """Prompts of several files, one after the other."""
+
+    def __init__(self, files: Sequence[PromptLines]) -> None:
+        """Take the files in their order."""
+        self._files = tuple(files)
+
+    def __len__(self) -> int:
+        """Number of prompts."""
+        return sum(map(len, self._files))
+
+    @overload
+    def __getitem__(self, i: int) -> Prompt: ...
+
+    @overload
+    def __getitem__(self, i: slice) -> list[Prompt]: ...
+
+    def __getitem__(self, i: int | slice) -> Prompt | list[Prompt]:
+        """Prompt i, or a list of those of a slice; IndexError outside."""
+        if isinstance(i, slice):
+            return [self[number] for number in range(len(self))[i]]
+        left = range(len(self))[i]
+        for lines in self._files:
+            if left < len(lines):
+                return lines[left]
+            left -= len(lines)
+        raise IndexError(i)
+
+    def __iter__(self) -> Iterator[Prompt]:
+        """All prompts in order, in one pass over each file."""
+        return itertools.chain.from_iterable(self._files)
 
 
 def prompt_of_line(line: bytes) -> Prompt:

@@ -17,7 +17,7 @@ from lightgen.stages.curate_write import TakenWork, gather_from, load_decision, 
 from lightgen.stages.engine import LOCAL, EngineConfig, cut, write_shards
 from lightgen.stages.inputs import ImageInputs, open_images
 
-_DECISION, _REJECTED = "decision.safetensors", "rejected.jsonl"
+_DECISION, _REJECTED = "decision-{}.safetensors", "rejected.jsonl"
 
 
 def curate(
@@ -51,29 +51,37 @@ def curate(
     with found as workspace:
         paths = tuple(str(Path(path).absolute()) for path in images)
         measures = measure(config, workspace.out.parent, paths, inputs, judges, engine)
-        decision = _decide(config, inputs, measures, workspace)
-        work = TakenWork(config, paths, measures.path, workspace.path / _DECISION)
+        name = _DECISION.format(measures.path.name)
+        decision = _decide(config, inputs, measures, workspace, name)
+        work = TakenWork(config, paths, measures.path, workspace.path / name)
         shards = cut(len(decision.taken), config.shard_size)
         names = [f"images-{number:05d}.tar" for number in range(len(shards))]
         write_shards(engine, workspace, "curate", names, [len(shard) for shard in shards], work)
         if not workspace.has(_REJECTED):
             with workspace.file(_REJECTED) as path:
                 write_rejected(path, config, inputs, decision, measures.path)
-        workspace.remove(_DECISION)
+        workspace.remove(name)
         reasons = _counts(decision, inputs)
         counts = {"images": len(decision.taken), "rejected": sum(reasons.values())}
         counts |= {"records": sum(counts.values()), **{name: n for name, n in reasons.items() if n}}
         return workspace.commit(counts, rejected=reasons, safety=judges.safety_state())
 
 
-def _decide(config: CurateConfig, inputs: ImageInputs, measures: Artifact, workspace: Workspace) -> Decision:
-    """Which are taken; an interrupted run goes on with what it had decided.
+def _decide(
+    config: CurateConfig, inputs: ImageInputs, measures: Artifact, workspace: Workspace, name: str
+) -> Decision:
+    """Which are taken; an interrupted run goes on with what it had decided, in the file of that name.
 
     Raises:
-        UserError: none is.
+        UserError: none is, or what was decided was of images that have changed since.
     """
-    if workspace.has(_DECISION):
-        return load_decision(workspace.path / _DECISION)
+    if workspace.has(name):
+        return load_decision(workspace.path / name)
+    if any(workspace.path.glob(_DECISION.format("*"))):
+        raise UserError(
+            f"{workspace.path}: was begun before the images changed, allowed: images as they were; "
+            "delete the directory to begin anew"
+        )
     table = read_table(config, measures.path, len(inputs))
     gather = gather_from(measures.path, config.shard_size, workspace.path)
     decision = decide(config, table, gather)
@@ -85,7 +93,7 @@ def _decide(config: CurateConfig, inputs: ImageInputs, measures: Artifact, works
         )
     if config.selection.num is not None and len(decision.taken) < config.selection.num:
         say(f"curate: {len(decision.taken):,} images are left, fewer than --selection.num; all are taken")
-    save_decision(workspace.path / _DECISION, decision)
+    save_decision(workspace.path / name, decision)
     return decision
 
 

@@ -24,7 +24,7 @@ from lightgen.ports.scorer import COLUMNS
 from lightgen.stages.curate_config import CurateConfig
 from lightgen.stages.curate_judges import Judges
 from lightgen.stages.engine import EngineConfig, Writer, cut, write_shards
-from lightgen.stages.inputs import ImageInputs, open_images
+from lightgen.stages.inputs import ImageInputs, changed_at, open_images
 
 NUMBERS = ("height", "width", "contrast", "entropy", "sharpness", "unsafe", *COLUMNS.values())
 MEASURED = ("phash", *NUMBERS)
@@ -86,6 +86,8 @@ def measure(
         UserError: another process is writing the very same.
     """
     settings = {"stage": "measure", **inputs.identity(), **judges.identity(), "shard_size": config.shard_size}
+    if inputs.plain:
+        settings["changed_at"] = changed_at(images)
     name = digest([settings, [parent.digest for parent in inputs.artifacts]])[:16]
     found = begin_artifact(folder / f"measures-{name}", "report", settings, inputs.artifacts)
     if isinstance(found, Artifact):

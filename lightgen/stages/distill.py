@@ -14,7 +14,7 @@ from lightgen.core.draws import draw_key
 from lightgen.core.errors import UserError
 from lightgen.core.prompt import TAGS, Prompt
 from lightgen.data.images import Format, ImageRecord, write_image_shard
-from lightgen.data.prompts import PromptLines
+from lightgen.data.prompts import PromptFiles, PromptLines
 from lightgen.ports.endpoint import EndpointTeacherConfig
 from lightgen.ports.nano.emoji import EmojiTeacher, EmojiTeacherConfig
 from lightgen.ports.nano.language import draw_prompt
@@ -164,7 +164,7 @@ def load_prompts(
             raise UserError(f"prompt {edits.prompt[:60]!r}: got a source or mask, allowed: text alone")
     if not parents:  # parents are listed apart: only beside them, the order of all is not seen
         plain = [{"name": each["name"], "digest": each["digest"]} for each in plain]
-    texts = found[0] if len(found) == 1 else [prompt for lines in found for prompt in lines]
+    texts = found[0] if len(found) == 1 else PromptFiles(found)
     return texts, replace(config, prompts=None), parents, {"plain_inputs": plain} if plain else {}
 
 
@@ -248,13 +248,15 @@ class DistillWork:
 
     def _jobs(self, shard: range) -> list[_Job]:
         """Key, prompt and seed of the images numbered by `shard`."""
+        repeats = self.config.images_per_prompt
+        first = shard[0] // repeats
+        prompts = self.prompts[first : shard[-1] // repeats + 1]
         jobs = []
         for index in shard:
-            number, repeat = divmod(index, self.config.images_per_prompt)
-            prompt = self.prompts[number]
-            jobs.append(
-                (f"{number:07d}-{repeat:02d}", prompt, image_seed(self.config, prompt, number, repeat))
-            )
+            number, repeat = divmod(index, repeats)
+            prompt = prompts[number - first]
+            seed = image_seed(self.config, prompt, number, repeat)
+            jobs.append((f"{number:07d}-{repeat:02d}", prompt, seed))
         return jobs
 
     def _by_emoji(self) -> _Draw:

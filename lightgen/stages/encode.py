@@ -1,9 +1,8 @@
 """Encode: images become latents, by the autoencoder of a checkpoint, and captions features of their text."""
 
 import json
-from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,7 +10,7 @@ from lightgen.core.artifact import Artifact, Workspace, begin_artifact
 from lightgen.core.config import config_to_dict
 from lightgen.core.errors import UserError
 from lightgen.core.progress import say
-from lightgen.data.images import CorruptRecord
+from lightgen.data.images import CorruptRecord, Skipped
 from lightgen.data.moments import Moments, together
 from lightgen.data.picture import bucket_of, picture_size
 from lightgen.ports.autoencoder import load_autoencoder
@@ -19,7 +18,7 @@ from lightgen.stages.checkpoint import NANO, autoencoder_digest, open_checkpoint
 from lightgen.stages.encode_images import ImagePass, ImageWork, Unit
 from lightgen.stages.encode_text import TextConfig, encode_text, find_length, text_encoder_digest
 from lightgen.stages.engine import LOCAL, EngineConfig, cut, write_shards
-from lightgen.stages.inputs import ImageInputs, open_images
+from lightgen.stages.inputs import ImageInputs, count_reasons, open_images
 
 SKIPPED = "skipped.jsonl"
 
@@ -96,7 +95,8 @@ def encode(
     text_encoder, length = None, 0
     if config.text.stored:
         text_encoder, length = text_encoder_digest(checkpoint), find_length(config.text, checkpoint)
-    settings = {"stage": "encode", **config_to_dict(config), **inputs.identity()}
+    settings = {"stage": "encode", **config_to_dict(replace(config, text=config.text.recorded()))}
+    settings |= inputs.identity()
     found = begin_artifact(out, "latents", settings, [*inputs.artifacts, checkpoint])
     if isinstance(found, Artifact):
         return found
@@ -109,7 +109,8 @@ def encode(
         names = [f"shards/{number:05d}.json" for number in range(len(units))]
         (workspace.path / "shards").mkdir(exist_ok=True)
         write_shards(engine, workspace, "encode", names, [len(unit.ids) for unit in units], work)
-        counts, facts = _summary(workspace, [workspace.path / name for name in names], len(inputs))
+        notes = [workspace.path / name for name in names]
+        counts, facts = _summary(workspace, notes, len(inputs), inputs.skipped)
         if config.text.stored:
             more, facts["text_features"] = encode_text(config.text, length, workspace, checkpoint, engine)
             counts |= more
@@ -117,9 +118,9 @@ def encode(
 
 
 def _summary(
-    workspace: Workspace, notes: Sequence[Path], images: int
+    workspace: Workspace, notes: Sequence[Path], images: int, left_out: Iterable[Skipped]
 ) -> tuple[dict[str, int], dict[str, Any]]:
-    """(Counts, further entries of the manifest) of all notes; lists what was skipped.
+    """(Counts, further entries of the manifest) of all notes; lists what was skipped, by readers too.
 
     Raises:
         UserError: nothing could be read.
@@ -136,9 +137,11 @@ def _summary(
     if len(skipped) == images:
         first = skipped[0]["reason"] if skipped else "none are there"
         raise UserError(f"encode: none of {images} images can be read ({first}), allowed: PNG, JPEG or WebP")
-    if skipped:
-        lines = "".join(json.dumps(each) + "\n" for each in skipped)
+    no_records = [{"key": f"{each.shard}/{each.name}", "reason": each.reason} for each in left_out]
+    if skipped or no_records:
+        lines = "".join(json.dumps(each) + "\n" for each in (*skipped, *no_records))
         workspace.write_bytes(SKIPPED, lines.encode())
+    if skipped:
         say(f"encode: skipped {len(skipped)} of {images} images, listed with the reasons in {SKIPPED}")
     if upscaled:
         say(f"encode: {upscaled} rows are of images smaller than their size, scaled up")
@@ -146,7 +149,7 @@ def _summary(
     rows = {name: sum(count for count, _ in found) for name, found in sizes.items()}
     whole = together(parts.values())
     facts = {
-        "skipped": dict(sorted(Counter(each["reason"] for each in skipped).items())),
+        "skipped": count_reasons(each["reason"] for each in (*skipped, *no_records)),
         "latent_mean": whole.mean,
         "latent_std": whole.std,
         "latent_sizes": {
@@ -154,7 +157,8 @@ def _summary(
             for name, part in parts.items()
         },
     }
-    return {"rows": sum(rows.values()), "skipped": len(skipped), "upscaled": upscaled}, facts
+    counts = {"rows": sum(rows.values()), "skipped": len(skipped), "upscaled": upscaled}
+    return {**counts, **({"no_record": len(no_records)} if no_records else {})}, facts
 
 
 def _units(config: EncodeConfig, inputs: ImageInputs, stride: int) -> tuple[Unit, ...]:

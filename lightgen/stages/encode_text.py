@@ -4,7 +4,7 @@ import importlib.util
 import json
 from array import array
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -57,6 +57,10 @@ class TextConfig:
                 f"encode: got text batch_size {self.batch_size}, shard_size {self.shard_size}, length "
                 f"{self.length}, allowed: from 1"
             )
+
+    def recorded(self) -> "TextConfig":
+        """The config without what changes no features: a run begun in one way may be ended in another."""
+        return replace(self, offload=False) if self.stored else TextConfig()
 
 
 def text_encoder_digest(checkpoint: Artifact) -> str:

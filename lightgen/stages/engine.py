@@ -11,7 +11,7 @@ from typing import Any, Literal, Protocol
 from lightgen.core.artifact import Workspace
 from lightgen.core.directory import TMP
 from lightgen.core.errors import UserError
-from lightgen.core.progress import Progress
+from lightgen.core.progress import Progress, say
 
 Writer = Callable[[Path, int, Callable[[int], None]], None]
 
@@ -180,8 +180,10 @@ def _ray(engine: EngineConfig) -> Iterator[Any]:
         }
         quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
         ray.init(address=engine.address, **quiet, **({} if engine.address else here))
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
+        if engine.address:
+            say(f"engine ray: the cluster at {ray.get_runtime_context().gcs_address}")
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    ray.data.DataContext.get_current().enable_progress_bars = False
     try:
         yield ray
     finally:

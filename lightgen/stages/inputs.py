@@ -1,7 +1,9 @@
 """The images that a stage reads: artifacts, and public sets as they are, as one sequence."""
 
+import hashlib
+import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -21,6 +23,7 @@ Kind = Literal["tars", "parquet", "folder"]
 _TOLD = ("caption", "image")
 _PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 _LOOKED_AT = 100_000
+_NUMBER = re.compile(r"\d+")
 
 
 @dataclass(frozen=True)
@@ -124,6 +127,22 @@ def open_images(paths: Sequence[str | Path], *, verify: bool = True) -> ImageInp
     return ImageInputs(tuple(sources), tuple(artifacts), tuple(plain))
 
 
+def changed_at(paths: Sequence[str | Path]) -> str:
+    """SHA-256 [64 hex digits] of the times of change and sizes of all files of public sets.
+
+    Names and sizes, which say what a set is, stay when a file is exchanged for another of one size; what is
+    kept about a set's pictures beyond a run must notice.
+    """
+    found = hashlib.sha256()
+    for path in (_split_told(named)[0] for named in paths):
+        if kind_of_images(path) is not None:
+            for file in [path] if path.is_file() else sorted(path.rglob("*")):
+                known = file.stat() if file.is_file() else None
+                if known is not None:
+                    found.update(f"{file.name} {known.st_size} {known.st_mtime_ns}\n".encode())
+    return found.hexdigest()
+
+
 def kind_of_images(path: Path) -> Kind | None:
     """What kind of public set a path is; None for an artifact, and where nothing of the kind is there.
 
@@ -152,9 +171,15 @@ def kind_of_images(path: Path) -> Kind | None:
 
 
 def summary(skipped: Sequence[Skipped]) -> str:
-    """Skipped files counted by reason, the most frequent first; numbers in reasons count as one."""
-    reasons = Counter("too large" if " bytes, allowed" in each.reason else each.reason for each in skipped)
-    return ", ".join(f"{count} {reason}" for reason, count in reasons.most_common(8))
+    """Skipped files counted by reason, the most frequent first."""
+    reasons = count_reasons(each.reason for each in skipped)
+    return ", ".join(f"{count} {reason}" for reason, count in list(reasons.items())[:8])
+
+
+def count_reasons(reasons: Iterable[str]) -> dict[str, int]:
+    """How often each reason is given, the most frequent first; those that differ in a number are one."""
+    found = Counter(_NUMBER.sub("N", each) for each in reasons)
+    return dict(found.most_common())
 
 
 def require_size(image: np.ndarray, height: int, width: int, key: str) -> np.ndarray:

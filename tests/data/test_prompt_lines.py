@@ -9,7 +9,7 @@ import pytest
 from lightgen.core.errors import UserError
 from lightgen.core.prompt import Prompt, Requirement
 from lightgen.data import prompts as module
-from lightgen.data.prompts import PromptLines, read_prompts, write_prompts
+from lightgen.data.prompts import PromptFiles, PromptLines, read_prompts, write_prompts
 
 PROMPTS = [
     Prompt(prompt=f"{n} caf\u00e9 \u2028", seed=n, origin="a.txt:1", include=(Requirement(name="cat"),))
@@ -64,3 +64,16 @@ def test_a_failed_write_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="stop"):
         write_prompts(tmp_path / "p.jsonl", broken())
     assert list(tmp_path.iterdir()) == []
+
+
+def test_several_files_are_one_sequence(tmp_path):
+    texts = [["a", "b", "c"], ["d"], ["e", "f"]]
+    for number, each in enumerate(texts):
+        write_prompts(tmp_path / f"{number}.jsonl", [Prompt(prompt=text) for text in each])
+    files = PromptFiles([PromptLines(tmp_path / f"{number}.jsonl") for number in range(3)])
+    assert [p.prompt for p in files] == list("abcdef") == [files[i].prompt for i in range(6)]
+    assert [p.prompt for p in files[2:5]] == ["c", "d", "e"] and len(files) == 6
+    assert files[-1].prompt == "f"
+    with pytest.raises(IndexError):
+        files[6]
+    assert [p.prompt for p in pickle.loads(pickle.dumps(files))] == list("abcdef")

@@ -248,7 +248,23 @@ def test_a_killed_run_goes_on_and_ends_in_the_same_bytes(public, tmp_path, monke
         made = curate(config, out, [public])
         assert made.digest == clean.digest, step
         assert files_of(made.path) == files_of(clean.path)
-        assert "decision.safetensors" not in files_of(made.path)
+        assert not any(name.startswith("decision") for name in files_of(made.path))
+
+
+def test_measures_are_not_those_of_a_file_that_was_exchanged(tmp_path):
+    places = [tmp_path / "set", tmp_path / "other"]
+    black = np.zeros((SIDE, SIDE, 3), np.uint8)
+    for place, images in ((places[0], [picture(1), picture(2)]), (places[1], [black, black])):
+        place.mkdir()
+        records = [ImageRecord(str(i), image, {"prompt": "a"}) for i, image in enumerate(images)]
+        write_image_shard(place / "a.tar", records)
+    old, new = (place / "a.tar" for place in places)
+    assert len(curate(CurateConfig(), tmp_path / "first", [places[0]]).manifest["files"]) == 2
+    new.write_bytes(new.read_bytes().ljust(old.stat().st_size, b"\0"))
+    assert new.stat().st_size == old.stat().st_size
+    shutil.copyfile(new, old)
+    with pytest.raises(UserError, match="took none of 2 images \\(2 blank\\)"):
+        curate(CurateConfig(), tmp_path / "second", [places[0]])
 
 
 def test_two_sources_and_a_later_twin_of_a_higher_score(tmp_path):

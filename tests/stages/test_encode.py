@@ -1,4 +1,5 @@
 import io
+import json
 import tarfile
 from dataclasses import replace
 
@@ -69,12 +70,16 @@ def test_several_directories_and_scores(toy, tmp_path):
         plain / "a.tar", [ImageRecord("k", image, {"prompt": "a dog", "score": 0.5, "junk": 1})]
     )
     with tarfile.open(plain / "b.tar", "w") as tar:
-        for name, data in (("bad.png", b"no image"), ("bad.json", b'{"prompt": "a cat"}')):
+        files = (("bad.png", b"no image"), ("bad.json", b'{"prompt": "a cat"}'), ("lone.png", b"no JSON"))
+        for name, data in files:
             member = tarfile.TarInfo(name)
             member.size = len(data)
             tar.addfile(member, io.BytesIO(data))
     made = encode(EncodeConfig(), tmp_path / "latents", [toy.images.path, plain], toy.student.path)
-    assert made.counts == {"rows": 13, "skipped": 1, "upscaled": 0}
+    assert made.counts == {"rows": 13, "skipped": 1, "upscaled": 0, "no_record": 1}
+    listed = [json.loads(line) for line in (made.path / "skipped.jsonl").read_text().splitlines()]
+    assert [each["key"] for each in listed] == ["1/bad", "b.tar/lone"]
+    assert made.manifest["skipped"]["no JSON or txt"] == 1
     assert made.config["plain_inputs"][0]["name"] == "plain"
     assert set(made.config["plain_inputs"][0]["shards"]) == {"a.tar", "b.tar"}
     row = LatentShards(made.path).row(12)
