@@ -12,6 +12,7 @@ import numpy as np
 
 from lightgen.core.errors import UserError
 from lightgen.core.prompt import Prompt
+from lightgen.data.english import is_english
 from lightgen.data.text_duplicates import (
     HASHES,
     equal_twins,
@@ -51,18 +52,9 @@ _LINK = re.compile(
 )
 _EMAIL = re.compile(r"\b[\w.+-]{1,64}@[\w-]{1,64}\.\w{2,}")
 _REPEATS = 4  # the same word so often in a row is no sentence
-_ENGLISH_WORDS = (
-    "a an the of in on at with and or is are was were to from for by this that it its his her their there "
-    "while into over under near next as has have be who which two three"
-)
-# Words as frequent in their language, and none of them English.
-_FOREIGN_WORDS = (
-    "der das und mit ein eine einer einem einen auf ist von im dem zu für nicht le la les des une un "
-    "et dans avec sur est du au aux pour par el los las una con en del y por que se il lo gli di della nel "
-    "che sono om os uma com na da em para een het van met op voor ett och på med som är av og på til "
-    "ve bir bu ile w z jest się"
-)
-_ENGLISH, _FOREIGN = frozenset(_ENGLISH_WORDS.split()), frozenset(_FOREIGN_WORDS.split())
+_NO_WORDS = ("null", "none", "nan", "n/a", "undefined", "[deleted]", "[removed]", "{caption}", "{prompt}")
+# Zero width but for the joiner of emoji, and overrides of direction: they hide what is read.
+_UNSEEN = dict.fromkeys((0x200B, 0x2060, 0xFEFF, *range(0x202A, 0x202F), *range(0x2066, 0x206A)))
 _LEET = str.maketrans({"0": "o", "3": "e", "4": "a", "5": "s", "7": "t", "@": "a", "$": "s", "!": "i"})
 
 
@@ -73,7 +65,7 @@ class CleaningConfig:
     Attributes:
         min_words, max_words: words between blanks; None = no such limit.
         min_chars, max_chars, max_bytes: characters, and bytes as UTF-8; by default what a student takes.
-        language: en: nine letters of ten are Latin without marks, and no fewer of the commonest English words
+        language: en: nine letters of ten are Latin, and there are no fewer of the commonest English words
             than of those of ten other European languages. It is a rule of thumb: it lets pass what has none
             of either (a list of tags), and does not know every language. any: not looked at.
         markup: whether HTML tags and entities, links and e-mail addresses are a fault.
@@ -251,8 +243,8 @@ def held_out_hashes(captions: Iterable[str]) -> frozenset[int]:
 
 
 def tidy(text: str) -> str:
-    """The caption without blanks at its ends and with single ones, no line breaks, inside."""
-    return " ".join(text.split())
+    """The caption with single blanks, no line breaks and nothing invisible inside, and none at its ends."""
+    return " ".join(text.translate(_UNSEEN).split())
 
 
 def fault(config: CleaningConfig, text: str, blocked: BlockList = BlockList()) -> str | None:
@@ -261,7 +253,9 @@ def fault(config: CleaningConfig, text: str, blocked: BlockList = BlockList()) -
     if config.max_bytes is not None and size > config.max_bytes:
         return "too many bytes"
     words = text.split()
-    if not words:
+    # emoji (category So) say something, punctuation and digits alone do not
+    says = any(each.isalpha() or unicodedata.category(each) == "So" for each in text)
+    if not says or text.strip().lower() in _NO_WORDS:
         return "empty"
     if _CONTROL.search(text):
         return "control characters"
@@ -285,15 +279,6 @@ def fault(config: CleaningConfig, text: str, blocked: BlockList = BlockList()) -
     if config.language == "en" and not is_english(text):
         return "other language"
     return "blocked" if blocked.find(text) else None
-
-
-def is_english(text: str) -> bool:
-    """Whether a text may well be English, by its letters and the commonest words; see CleaningConfig."""
-    letters = [] if text.isascii() else [each for each in text if each.isalpha()]
-    if sum(each.isascii() for each in letters) < 0.9 * len(letters):
-        return False
-    words = words_of(text)
-    return sum(word in _ENGLISH for word in words) >= sum(word in _FOREIGN for word in words)
 
 
 def _is_repeated(words: Sequence[str]) -> bool:

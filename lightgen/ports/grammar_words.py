@@ -123,7 +123,7 @@ MORE_COLORS = ("gray", "turquoise", "golden", "silver", "beige", "maroon", "navy
 SIZES = ("small", "large", "tiny", "huge")
 # By kind of thing; what has no row takes none.
 TEXTURES = {
-    "people": ("young", "elderly", "smiling", "tall"),
+    "people": ("cheerful", "smiling", "waving", "tall"),
     "animals": ("fluffy", "sleepy", "wet", "curious", "muddy"),
     "vehicles": ("rusty", "shiny", "vintage", "dusty", "muddy"),
     "street": ("old", "tall", "weathered", "crooked"),

@@ -71,6 +71,10 @@ class CaptionConfig:
             )
         if self.recaption and self.captioner is None:
             raise UserError("caption: got recaption without a captioner, allowed: one that sees images")
+        if self.recaption and (self.exclude or self.selection.num is not None):
+            raise UserError(
+                "caption: got recaption with exclude or selection.num, allowed: those of captions"
+            )
         if self.needs_embeddings() and self.embedder.kind not in TEXT_KINDS:
             raise UserError(
                 f"--embedder.kind: got {self.embedder.kind}, allowed: {', '.join(TEXT_KINDS)}: they read"

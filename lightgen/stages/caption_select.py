@@ -81,23 +81,25 @@ def take(workspace: Workspace, embeddings: np.ndarray, num: int, how: How, seed:
 def measure(
     workspace: Workspace, embeddings: np.ndarray, rows: np.ndarray | None, num_cells: int, seed: int
 ) -> dict[str, Any]:
-    """How diverse the captions of some rows (None = of all) are, and all where only some are taken.
+    """How diverse the captions of some rows (None = of all) are; beside those, as many drawn at random.
 
-    With cells, these are k-means cells of all captions: coverage says how many of them those taken reach.
+    Numbers of diversity are compared at one size only. With cells, these are k-means cells of all captions:
+    coverage says how many of them are reached.
     """
     cells = None
     if num_cells:
-        centroids = find_centroids(embeddings, num_cells, seed)
+        centroids = find_centroids(embeddings, num_cells, seed, by_spread=True)
         cells, num_cells = nearest_cells(embeddings, centroids)[:, 0], len(centroids)
-    whole = diversity(embeddings, cells, num_cells).to_json()
     if rows is None:
-        return {"taken": whole}
-    with workspace.file(_SOME) as temporary:  # on disk, as those taken may be millions
-        some = _map(temporary, embeddings.dtype, (len(rows), embeddings.shape[1]))
-        for part in cut(len(rows), _SHARD):
-            some[part.start : part.stop] = embeddings[rows[part.start : part.stop]]
-        taken = diversity(some, None if cells is None else cells[rows], num_cells).to_json()
-    return {"taken": taken, "all": whole}
+        return {"taken": diversity(embeddings, cells, num_cells).to_json()}
+    told = {}
+    for name, chosen in (("taken", rows), ("random", select(embeddings, len(rows), "random", seed))):
+        with workspace.file(_SOME) as temporary:  # on disk, as those taken may be millions
+            some = _map(temporary, embeddings.dtype, (len(chosen), embeddings.shape[1]))
+            for part in cut(len(chosen), _SHARD):
+                some[part.start : part.stop] = embeddings[chosen[part.start : part.stop]]
+            told[name] = diversity(some, None if cells is None else cells[chosen], num_cells).to_json()
+    return told
 
 
 def _map(path: Path, dtype: np.dtype, shape: tuple[int, int]) -> np.memmap:

@@ -122,7 +122,7 @@ class CurateConfig:
             ("limits.min-sharpness", limits.min_sharpness, 0, np.inf),
             ("limits.max-unsafe", limits.max_unsafe, 0, 1),
             ("twins.max-bits", twins.max_bits, 0, MAX_BITS),
-            ("twins.min-cosine", twins.min_cosine, -1, 1),
+            ("twins.min-cosine", twins.min_cosine, 0, 1),
             ("twins.per-prompt", twins.per_prompt, 1, np.inf),
             ("selection.num", selection.num, 1, np.inf),
             ("shard-size", self.shard_size, 1, np.inf),

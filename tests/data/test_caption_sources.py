@@ -1,5 +1,6 @@
 """Captions of other people's files: what is read, what is told, and what stays whole."""
 
+import importlib
 import io
 import json
 import tarfile
@@ -65,8 +66,8 @@ def test_json_lines(tmp_path: Path) -> None:
 
 
 def test_parquet(tmp_path: Path) -> None:
-    pyarrow = pytest.importorskip("pyarrow")
-    parquet = pytest.importorskip("pyarrow.parquet")
+    pyarrow = importlib.import_module("pyarrow")
+    parquet = importlib.import_module("pyarrow.parquet")
     path = tmp_path / "a.parquet"
     captions = ["a", None, "b"] + [f"c{n}" for n in range(3000)]
     table = pyarrow.table({"image": [b"x"] * 3003, "caption": captions, "n": range(3003)})
@@ -137,7 +138,6 @@ def test_what_cannot_be_opened_is_told(tmp_path: Path) -> None:
 
 
 def test_sets_of_datasets_are_streamed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("datasets")
     folder = tmp_path / "set"
     folder.mkdir()
     lines = [{"caption": "a", "n": 1}, {"caption": None, "n": 2}, {"caption": "c", "n": 3}]

@@ -15,10 +15,10 @@ from lightgen.data.cleaning import (
     Verdicts,
     fault,
     held_out_hashes,
-    is_english,
     judge,
     tidy,
 )
+from lightgen.data.english import is_english
 from lightgen.data.text_duplicates import similarity, words_of
 
 ANY = CleaningConfig()
@@ -197,3 +197,31 @@ def test_held_out_captions_never_stay() -> None:
 def test_no_captions_and_blanks() -> None:
     assert judged([]).counts() == {}
     assert tidy(" a\u2028b \n c\t ") == "a b c"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "red van",
+        "white van parked outside",
+        "Vincent van Gogh self-portrait",
+        "Los Angeles freeway",
+        "El Capitan, Yosemite",
+        "les paul guitar",
+        "Z-shaped staircase",
+        "a jalapeño",
+        "Crème brûlée",
+    ],
+)
+def test_names_and_accents_are_english_too(text):
+    assert is_english(text)
+
+
+@pytest.mark.parametrize("text", ["!!!", "??? ...", "null", "None", "N/A", "[deleted]", "{caption}", "123"])
+def test_what_says_nothing_is_empty(text):
+    assert fault(CleaningConfig(), text) == "empty"
+
+
+def test_what_cannot_be_seen_goes():
+    assert tidy("two\u200b  dogs\u202e \ufeff") == "two dogs"
+    assert tidy("a \U0001f468\u200d\U0001f373") == "a \U0001f468\u200d\U0001f373"

@@ -1,5 +1,6 @@
 """Parquet files with the bytes of images: as HF datasets writes them, as others do, and as nobody should."""
 
+import importlib
 import random
 import threading
 import tracemalloc
@@ -8,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-pa = pytest.importorskip("pyarrow")
-pq = pytest.importorskip("pyarrow.parquet")
+pa = importlib.import_module("pyarrow")
+pq = importlib.import_module("pyarrow.parquet")
 
 from lightgen.core.draws import numpy_draws  # noqa: E402
 from lightgen.core.errors import UserError  # noqa: E402
@@ -104,7 +105,7 @@ def test_other_layouts(tmp_path: Path) -> None:
 
 
 def test_datasets_own_writing_is_read(tmp_path: Path) -> None:
-    datasets = pytest.importorskip("datasets")
+    datasets = importlib.import_module("datasets")
     from PIL import Image
 
     pictures = [Image.fromarray(_image(key)) for key in range(3)]

@@ -1,5 +1,6 @@
 """What a stage may be handed as images: which kind a path is, and what the records of several are called."""
 
+import importlib
 import json
 from pathlib import Path
 
@@ -33,7 +34,7 @@ def _folder(place: Path) -> Path:
 
 
 def _parquet(place: Path) -> Path:
-    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    pa, pq = importlib.import_module("pyarrow"), importlib.import_module("pyarrow.parquet")
     place.mkdir(parents=True)
     columns = {"image": [{"bytes": PNG, "path": "x"}] * 2, "mask": [PNG] * 2}
     pq.write_table(pa.table({**columns, "text": ["p0", "p1"], "long": ["l0", "l1"]}), place / "x.parquet")
