@@ -92,6 +92,7 @@ def test_a_killed_worker_is_replaced_and_what_it_left_is_removed(tmp_path, clust
     assert begun == [0, 1, 2, 3, 3, 4, 5, 5, 6, 7], "those of the killed workers twice, all others once"
 
 
+@pytest.mark.slow
 @pytest.mark.faults
 def test_a_shard_that_kills_every_worker_ends_the_run(tmp_path, cluster, monkeypatch):
     monkeypatch.setattr(stage, "_MOST_TRIES", 2)

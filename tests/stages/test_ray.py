@@ -33,8 +33,12 @@ def same(made):
     assert ray.counts == local.counts
 
 
-def test_distill_encode_and_rank(toy, tmp_path):
+def test_distill(toy, tmp_path):
     same([toy.images, distill(toy_distill(), tmp_path / "images", engine=RAY)])
+
+
+@pytest.mark.slow
+def test_encode_and_rank(toy, tmp_path):
     config = EncodeConfig(shard_size=5, batch_size=4)
     latents = encode(config, tmp_path / "latents", [toy.images.path], toy.student.path, ONE)
     same([toy.latents, latents])
@@ -45,6 +49,7 @@ def test_distill_encode_and_rank(toy, tmp_path):
     same(ranked)
 
 
+@pytest.mark.slow
 def test_a_student_draws_and_is_judged(toy, tmp_path):
     reports = [
         evaluate(CONFIG, tmp_path / f"report-{e.name}", [toy.student.path], (), toy.detector.path, e)
