@@ -55,6 +55,8 @@ _REPEATS = 4  # the same word so often in a row is no sentence
 _NO_WORDS = ("null", "none", "nan", "n/a", "undefined", "[deleted]", "[removed]", "{caption}", "{prompt}")
 # Zero width but for the joiner of emoji, and overrides of direction: they hide what is read.
 _UNSEEN = dict.fromkeys((0x200B, 0x2060, 0xFEFF, *range(0x202A, 0x202F), *range(0x2066, 0x206A)))
+_NUMBER_WORDS = "one two three four five six seven eight nine ten eleven twelve"
+_NUMBERS = {str(number): word for number, word in enumerate(_NUMBER_WORDS.split(), 1)}
 _LEET = str.maketrans({"0": "o", "3": "e", "4": "a", "5": "s", "7": "t", "@": "a", "$": "s", "!": "i"})
 
 
@@ -187,7 +189,7 @@ def judge(
         num: how many they are.
         text: caption of a number, to compare near duplicates.
         blocked: words they may not hold.
-        held_out: `text_hash` of captions that may not occur.
+        held_out: `held_out_hashes` of captions that may not occur.
         advance: called with how many more are looked at.
     """
     reasons, hashes = np.zeros(num, dtype=np.uint8), np.zeros(num, dtype=np.uint64)
@@ -206,11 +208,11 @@ def judge(
     for number, prompt in enumerate(prompts):
         reason = fault(config, prompt.prompt, blocked)
         # a caption with a fault may be a megabyte long, and nobody compares it
-        words = words_of(prompt.prompt) if reason is None else [""]
-        hashes[number] = key = text_hash(words)
+        words = words_of(tidy(prompt.prompt)) if reason is None else [""]
+        hashes[number] = text_hash(words)
         if reason is None and held_out:
-            original = prompt.original_prompt
-            if key in held_out or (original is not None and text_hash(words_of(original)) in held_out):
+            written = (prompt.prompt, prompt.original_prompt)
+            if any(each is not None and _spelling_hash(each) in held_out for each in written):
                 reason = "held out"
         reasons[number] = 0 if reason is None else REASONS.index(reason) + 1
         batch.append(words)
@@ -226,7 +228,7 @@ def judge(
         _drop(reasons, twins, rows, equal_twins(hashes, rows), "duplicate")
     if near:
         rows = np.flatnonzero(reasons == 0)
-        found = near_twins(signed, telling, rows, text, config.min_similarity)
+        found = near_twins(signed, telling, rows, lambda row: tidy(text(row)), config.min_similarity)
         _drop(reasons, twins, rows, found, "near duplicate")
     return Verdicts(reasons, twins)
 
@@ -238,8 +240,18 @@ def _drop(reasons: np.ndarray, twins: np.ndarray, rows: np.ndarray, found: np.nd
 
 
 def held_out_hashes(captions: Iterable[str]) -> frozenset[int]:
-    """Hashes by which `judge` knows captions that may not occur, whatever their case and punctuation."""
-    return frozenset(text_hash(words_of(caption)) for caption in captions)
+    """Hashes by which `judge` knows captions that may not occur.
+
+    They hold whatever the case, punctuation and invisible characters, and for numbers to twelve as digits or
+    as words; they do not know paraphrases.
+    """
+    return frozenset(map(_spelling_hash, captions))
+
+
+def _spelling_hash(text: str) -> int:
+    if not text.isascii():
+        text = "".join(each for each in text if unicodedata.category(each) != "Cf")
+    return text_hash([_NUMBERS.get(word, word) for word in words_of(text)])
 
 
 def tidy(text: str) -> str:
@@ -255,7 +267,7 @@ def fault(config: CleaningConfig, text: str, blocked: BlockList = BlockList()) -
     words = text.split()
     # emoji (category So) say something, punctuation and digits alone do not
     says = any(each.isalpha() or unicodedata.category(each) == "So" for each in text)
-    if not says or text.strip().lower() in _NO_WORDS:
+    if not says or tidy(text).lower() in _NO_WORDS:
         return "empty"
     if _CONTROL.search(text):
         return "control characters"

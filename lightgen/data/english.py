@@ -11,7 +11,7 @@ _ENGLISH_WORDS = (
 # Words as frequent in their language, and none of them English.
 _FOREIGN_WORDS = (
     "der das und mit ein eine einer einem einen auf ist von im dem zu für nicht le la les des une un "
-    "et dans avec sur est du au aux pour par el los las una con en del y por que se il lo gli di della nel "
+    "et dans avec sur est du au aux pour par el los las una con en del por que se il lo gli di della nel "
     "che sono om os uma com na da em para een het op voor ett och på med som är av og på til ve bir bu ile "
     "jest się"
 )
@@ -24,7 +24,6 @@ def is_english(text: str) -> bool:
     if sum(unicodedata.normalize("NFKD", each)[0].isascii() for each in letters) < 0.9 * len(letters):
         return False
     english = sum(word in _ENGLISH for word in words_of(text))
-    foreign = sum(
-        word in _FOREIGN for word in text.split()
-    )  # as written: names such as Los Angeles hold them
+    # as written: names such as Los Angeles hold them
+    foreign = sum(word in _FOREIGN for word in text.split())
     return foreign <= english or (foreign == 1 and len(text.split()) < 4)

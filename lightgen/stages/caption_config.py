@@ -24,9 +24,10 @@ class CaptionConfig:
         num_per_input: most captions taken of each input; None = all.
         max_bad_share: share of lines, rows or members that may be no captions, 0 to 1.
         captioner: model or server that expands captions, or describes images; None = they stay.
-        cleaning: what a caption must be.
-        exclude: files or artifacts of prompts, such as those of an evaluation, none of which may occur.
-        selection: how many of the clean captions are taken; None of them = all.
+        cleaning: what a caption must be; of it only max_chars and max_bytes hold for `recaption`.
+        exclude: files or artifacts of prompts, such as those of an evaluation, none of which may occur,
+            however spelt (see `held_out_hashes`); paraphrases are not found. Not with `recaption`.
+        selection: how many of the clean captions are taken; None of them = all. Not with `recaption`.
         embedder: what tells diversity; must read texts.
         measure: whether the diversity of what is taken, and what it names, go into the manifest; that takes
             embeddings of all.

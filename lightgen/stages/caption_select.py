@@ -9,11 +9,10 @@ import numpy as np
 
 from lightgen.core.artifact import Workspace
 from lightgen.core.directory import whole_file
-from lightgen.data.clusters import find_centroids, nearest_cells
 from lightgen.data.prompts import PromptLines
 from lightgen.data.select import How, select
 from lightgen.evals.diversity import diversity
-from lightgen.stages.embedder import EmbedderPlace
+from lightgen.stages.embedder import EmbedderPlace, measure_diversity
 from lightgen.stages.engine import EngineConfig, Writer, cut, write_shards
 
 _PARTS = "state/embeddings"
@@ -86,19 +85,21 @@ def measure(
     Numbers of diversity are compared at one size only. With cells, these are k-means cells of all captions:
     coverage says how many of them are reached.
     """
-    cells = None
-    if num_cells:
-        centroids = find_centroids(embeddings, num_cells, seed, by_spread=True)
-        cells, num_cells = nearest_cells(embeddings, centroids)[:, 0], len(centroids)
+
+    def found(some: np.ndarray, reference: np.ndarray | None) -> dict[str, Any]:
+        if not num_cells:
+            return diversity(some).to_json()
+        return measure_diversity(some, num_cells, seed, reference).to_json()
+
     if rows is None:
-        return {"taken": diversity(embeddings, cells, num_cells).to_json()}
+        return {"taken": found(embeddings, None)}
     told = {}
     for name, chosen in (("taken", rows), ("random", select(embeddings, len(rows), "random", seed))):
         with workspace.file(_SOME) as temporary:  # on disk, as those taken may be millions
             some = _map(temporary, embeddings.dtype, (len(chosen), embeddings.shape[1]))
             for part in cut(len(chosen), _SHARD):
                 some[part.start : part.stop] = embeddings[chosen[part.start : part.stop]]
-            told[name] = diversity(some, None if cells is None else cells[chosen], num_cells).to_json()
+            told[name] = found(some, embeddings)
     return told
 
 

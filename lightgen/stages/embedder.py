@@ -1,6 +1,6 @@
 """Embedders as a stage finds them: shipped, in local folders or the Hub's cache, told apart by files."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -73,12 +73,14 @@ def measure_diversity(
         embeddings: float [N, D], N from 1; an array or a memory map.
         num_cells: of k-means, or fewer where there are fewer rows.
         seed: of k-means.
-        reference: float [M, D], as all that a set was chosen from; None = the rows themselves. Sets are to be
-            compared by the cells of one reference.
+        reference: float [M, D], as all that a set was chosen from; None = the rows themselves, which
+            leaves coverage out, as none of their own cells is empty. Sets are to be compared by the cells of
+            one reference.
 
     Raises:
         UserError: there are no rows, one has no direction, or faiss is missing.
     """
     everything = embeddings if reference is None else reference
     centroids = find_centroids(everything, num_cells, seed, by_spread=True)
-    return diversity(embeddings, nearest_cells(embeddings, centroids)[:, 0], len(centroids))
+    found = diversity(embeddings, nearest_cells(embeddings, centroids)[:, 0], len(centroids))
+    return replace(found, coverage=None) if reference is None else found

@@ -194,6 +194,12 @@ def test_held_out_captions_never_stay() -> None:
     assert named(found) == ["held out", ""]
 
 
+@pytest.mark.parametrize("text", ["3 dogs, 12 cats", "three do\u00adgs twelve cats", "3 DOGS 12 c\u200dats"])
+def test_held_out_captions_are_known_in_another_spelling(text: str) -> None:
+    for one, other in ((text, "three dogs twelve cats"), ("Three dogs, twelve cats.", text)):
+        assert named(judged([one, "13 dogs 12 cats"], held_out=(other,))) == ["held out", ""]
+
+
 def test_no_captions_and_blanks() -> None:
     assert judged([]).counts() == {}
     assert tidy(" a\u2028b \n c\t ") == "a b c"
@@ -206,7 +212,12 @@ def test_no_captions_and_blanks() -> None:
         "white van parked outside",
         "Vincent van Gogh self-portrait",
         "Los Angeles freeway",
+        "Del Mar racetrack",
         "El Capitan, Yosemite",
+        "La Tomatina festival",
+        "Model T Ford w/ rust",
+        "Y-junction railway track",
+        "A piñata",
         "les paul guitar",
         "Z-shaped staircase",
         "a jalapeño",
@@ -217,11 +228,14 @@ def test_names_and_accents_are_english_too(text):
     assert is_english(text)
 
 
-@pytest.mark.parametrize("text", ["!!!", "??? ...", "null", "None", "N/A", "[deleted]", "{caption}", "123"])
+@pytest.mark.parametrize(
+    "text", ["!!!", "null", "None", "nan", "null\u200b", "N/A", "[deleted]", "{caption}", "123"]
+)
 def test_what_says_nothing_is_empty(text):
     assert fault(CleaningConfig(), text) == "empty"
 
 
 def test_what_cannot_be_seen_goes():
     assert tidy("two\u200b  dogs\u202e \ufeff") == "two dogs"
+    assert named(judged(["a kitten", "a kit\u200bten"])) == ["", "duplicate"]
     assert tidy("a \U0001f468\u200d\U0001f373") == "a \U0001f468\u200d\U0001f373"

@@ -116,6 +116,8 @@ def test_english(drawn: list[Prompt]) -> None:
     assert [with_article(each) for each in ("hourglass", "unicorn", "umbrella")] == [
         *("an hourglass", "a unicorn", "an umbrella")
     ]
+    ages = {"young", "old", "elderly"}  # an elderly child
+    assert ages.isdisjoint(words.TEXTURES["people"])
     for prompt in drawn:
         text = prompt.prompt
         assert not re.search(

@@ -229,6 +229,8 @@ def test_the_most_diverse_are_selected_and_the_others_told(tmp_path: Path) -> No
         replace(config, selection=SelectionConfig(num=99)), tmp_path / "all", [tmp_path / "a.txt"]
     )
     assert texts(every) == captions and every.manifest["dropped"] == {}
+    told = every.manifest["diversity"]
+    assert "random" not in told and told["taken"]["num_cells"] == 4 and told["taken"]["coverage"] is None
 
 
 def test_images_get_new_captions_and_keep_all_else(tmp_path: Path, fake: FakeCaptioner) -> None:
@@ -276,6 +278,7 @@ def test_mistakes_are_told_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("a cat\n")
     (tmp_path / "a.csv").write_text("a cat\n")
     (tmp_path / "none").mkdir()
+    new = replace(PLAIN, recaption=True, captioner=ModelCaptionerConfig())
     cases: list[tuple[CaptionConfig, list, str]] = [
         (PLAIN, [], "captions: got none, allowed: --in"),
         (PLAIN, [tmp_path / "no.txt"], "no such file"),
@@ -286,6 +289,8 @@ def test_mistakes_are_told_in_one_line(tmp_path: Path) -> None:
         (PLAIN, ["hf:nonsense"], "allowed: hf:OWNER/NAME"),
         (replace(PLAIN, cleaning=CleaningConfig(min_words=9)), [tmp_path / "a.txt"], "none of 1 stays"),
         (replace(PLAIN, recaption=True), [tmp_path / "a.txt"], "without a captioner"),
+        (replace(new, exclude=(tmp_path / "a.txt",)), [tmp_path / "a.txt"], "recaption with exclude"),
+        (replace(new, selection=SelectionConfig(num=1)), [tmp_path / "a.txt"], "or selection.num"),
         (replace(PLAIN, num_per_input=0), [tmp_path / "a.txt"], "whole numbers from 1"),
         (replace(PLAIN, max_bad_share=2.0), [tmp_path / "a.txt"], "0 to 1"),
         (replace(PLAIN, source=GrammarConfig(num=0)), [], "num 0"),

@@ -494,6 +494,7 @@ def test_hostile_captions_do_no_harm(tmp_path):
         ),
         (CurateConfig(limits=LimitsConfig(columns=(("a", 2, 1),))), "--limits.columns: got 'a' 2 1"),
         (CurateConfig(twins=TwinsConfig(max_bits=12)), "--twins.max-bits: got 12, allowed: 0 to 11"),
+        (CurateConfig(twins=TwinsConfig(min_cosine=-1)), "--twins.min-cosine: got -1, allowed: 0 to 1"),
         (CurateConfig(twins=TwinsConfig(per_prompt=0)), "--twins.per-prompt: got 0"),
         (CurateConfig(selection=SelectionConfig(num=0)), "--selection.num: got 0"),
         (CurateConfig(safety=SafetyConfig(model="no/such")), "not here and not in the Hub's cache"),

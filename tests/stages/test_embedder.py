@@ -47,5 +47,7 @@ def test_diversity_by_the_cells_of_a_reference():
     assert found["n"].num_cells == found["w"].num_cells == 30
     assert found["n"].coverage < 0.7 < 0.85 < found["w"].coverage
     assert found["n"].vendi < found["w"].vendi and found["n"].entropy < found["w"].entropy
-    assert measure_diversity(pool, 30).coverage == 1
+    assert measure_diversity(pool, 30, reference=pool).coverage == 1
+    own = measure_diversity(pool, 30)
+    assert own.coverage is None and own.num_cells == 30 and own.entropy is not None
     assert measure_diversity(pool[:3]).num_cells == 3
