@@ -84,6 +84,7 @@ def test_both_engines_write_the_same(tmp_path, cluster):
     assert ray.manifest["files"] == local.manifest["files"]
 
 
+@pytest.mark.slow
 @pytest.mark.faults
 def test_a_killed_worker_is_replaced_and_what_it_left_is_removed(tmp_path, cluster):
     clean, _ = make(tmp_path, EngineConfig(), name="clean", num=8)

@@ -33,6 +33,7 @@ def same(made):
     assert ray.counts == local.counts
 
 
+@pytest.mark.slow
 def test_distill(toy, tmp_path):
     same([toy.images, distill(toy_distill(), tmp_path / "images", engine=RAY)])
 
