@@ -13,6 +13,7 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from lightgen.core.errors import UserError
+from lightgen.core.webp import webp_size
 
 MAX_SIDE = 4096
 MAX_PIXELS = MAX_SIDE**2
@@ -122,7 +123,7 @@ def _open(data: bytes) -> ImageFile.ImageFile:
         if data.startswith(_JPEG):
             return JpegImageFile(io.BytesIO(data))
         if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
-            width, height = _webp_size(data)
+            width, height = webp_size(data)
             if width * height > MAX_PIXELS:  # opening it would allocate them
                 raise _too_many(width * height)
             return WebPImageFile(io.BytesIO(data))
@@ -131,18 +132,6 @@ def _open(data: bytes) -> ImageFile.ImageFile:
             raise
         raise _damaged(error) from error
     raise UserError("not a whole PNG, JPEG or WebP image")
-
-
-def _webp_size(data: bytes) -> tuple[int, int]:
-    """(Width, height) that the header of a WebP file claims. Source: RFC 9649, sections 2.5 to 2.7."""
-    kind = data[12:16]
-    if kind == b"VP8X":
-        return int.from_bytes(data[24:27], "little") + 1, int.from_bytes(data[27:30], "little") + 1
-    if kind == b"VP8L":
-        bits = int.from_bytes(data[21:25], "little")
-        return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
-    width, height = struct.unpack_from("<HH", data, 26)
-    return width & 0x3FFF, height & 0x3FFF
 
 
 def _orientation(picture: ImageFile.ImageFile, data: bytes) -> int:

@@ -13,7 +13,8 @@ from PIL import Image
 
 from lightgen.core.errors import UserError
 from lightgen.ports.endpoint import is_refusal
-from lightgen.ports.requests import RequestError, check_url, post_json, read_key
+from lightgen.ports.requests import RequestError, post_json, read_key
+from lightgen.ports.server import check_server
 
 _T = TypeVar("_T")
 _FIELDS = ("max_tokens", "temperature", "top_p", "seed")
@@ -109,14 +110,7 @@ class EndpointCaptionerConfig:
 
     def check(self) -> None:
         """Raises UserError: an address, number or field that cannot be sent."""
-        check_url(self.base_url, plain_http=self.plain_http)
-        if not self.model:
-            raise UserError("--captioner.model: got nothing, allowed: the model's name on the server")
-        if self.concurrency < 1 or self.retries < 0 or not 0 < self.timeout_s < float("inf"):
-            raise UserError(
-                f"captioner: got concurrency {self.concurrency}, retries {self.retries}, timeout "
-                f"{self.timeout_s:g} s, allowed: from 1, from 0, above 0"
-            )
+        check_server("captioner", self)
         for name in self.omit:
             if name not in _FIELDS:
                 raise UserError(f"--captioner.omit: got {name!r}, allowed: {', '.join(_FIELDS)}")

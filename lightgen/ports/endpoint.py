@@ -19,8 +19,10 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from lightgen.core.errors import UserError
+from lightgen.core.webp import webp_size
 from lightgen.ports.refusal import RefusedPrompt, all_drawn
 from lightgen.ports.requests import RequestError, check_url, post_json, read_key
+from lightgen.ports.server import check_server
 
 _FIELDS = ("model", "prompt", "n", "size", "response_format", "seed")
 _NEEDED = ("model", "prompt")
@@ -159,14 +161,7 @@ class EndpointTeacher:
 
 def check_config(config: EndpointTeacherConfig) -> None:
     """Raises UserError: an address, number or field that cannot be sent."""
-    check_url(config.base_url, plain_http=config.plain_http)
-    if not config.model:
-        raise UserError("--teacher.model: got nothing, allowed: the model's name on the server")
-    if config.concurrency < 1 or config.retries < 0 or not 0 < config.timeout_s < float("inf"):
-        raise UserError(
-            f"teacher: got concurrency {config.concurrency}, retries {config.retries}, timeout "
-            f"{config.timeout_s:g} s, allowed: from 1, from 0, above 0"
-        )
+    check_server("teacher", config)
     for name in config.omit:
         if name not in _FIELDS or name in _NEEDED:
             allowed = ", ".join(each for each in _FIELDS if each not in _NEEDED)
@@ -239,7 +234,7 @@ def _open(data: bytes, height: int, width: int) -> Image.Image:
         picture = JpegImageFile(io.BytesIO(data))
         size = picture.size
     elif data.startswith(b"RIFF") and data[8:12] == b"WEBP":
-        size = _webp_size(data)
+        size = webp_size(data)
         # opening it would allocate what it claims
         picture = WebPImageFile(io.BytesIO(data)) if size == (width, height) else Image.new("L", (1, 1))
     else:
@@ -249,14 +244,3 @@ def _open(data: bytes, height: int, width: int) -> Image.Image:
             f"answer: got {size[0]}x{size[1]} px, allowed: the {width}x{height} that were asked for"
         )
     return picture
-
-
-def _webp_size(data: bytes) -> tuple[int, int]:
-    """(Width, height) that the header of a WebP file claims. Source: RFC 9649, sections 2.5 to 2.7."""
-    if data[12:16] == b"VP8X":
-        return int.from_bytes(data[24:27], "little") + 1, int.from_bytes(data[27:30], "little") + 1
-    if data[12:16] == b"VP8L":
-        bits = int.from_bytes(data[21:25], "little")
-        return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
-    width, height = struct.unpack_from("<HH", data, 26)
-    return width & 0x3FFF, height & 0x3FFF

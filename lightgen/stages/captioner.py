@@ -4,15 +4,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lightgen.core.directory import file_entry
 from lightgen.core.errors import UserError
-from lightgen.core.progress import say
 from lightgen.ports.captioner import EndpointCaptioner, EndpointCaptionerConfig, ModelCaptionerConfig
 from lightgen.ports.captioner_model import PATTERNS, captioner_files, load_captioner
 from lightgen.ports.protocols import Captioner
 from lightgen.ports.requests import read_key
 from lightgen.stages.checkpoint import pick_device
-from lightgen.stages.hub import cached
+from lightgen.stages.hub import cached, hash_files
 
 CaptionerConfig = ModelCaptionerConfig | EndpointCaptionerConfig
 
@@ -28,11 +26,7 @@ class CaptionerPlace:
         """SHA-256 of each file, by name; of a server nothing but what the config says is known."""
         if self.folder is None:
             return {}
-        paths = captioner_files(self.folder)
-        size = sum(path.stat().st_size for path in paths)
-        if size > 2**30:
-            say(f"{self.folder.name}: hashing {size / 2**30:.1f} GiB")
-        return {path.name: file_entry(path)["sha256"] for path in paths}
+        return hash_files(self.folder.name, {path.name: path for path in captioner_files(self.folder)})
 
     def load(self) -> Captioner:
         """The captioner, on the accelerator where there is one."""

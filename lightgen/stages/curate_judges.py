@@ -5,14 +5,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from lightgen.core.directory import file_entry
 from lightgen.ports.protocols import Embedder, SafetyChecker, Scorer
 from lightgen.ports.safety import SAFETY_PATTERNS, SafetyConfig, load_safety, safety_files
 from lightgen.ports.scorer import COLUMNS
 from lightgen.stages.checkpoint import pick_device
 from lightgen.stages.curate_config import CurateConfig
 from lightgen.stages.embedder import EmbedderPlace, find_embedder
-from lightgen.stages.hub import cached
+from lightgen.stages.hub import cached, hash_files
 from lightgen.stages.scorer import ScorerPlace, find_scorer
 
 
@@ -25,7 +24,7 @@ class SafetyPlace:
 
     def identity(self) -> dict[str, Any]:
         """SHA-256 of each file, by name."""
-        return {path.name: file_entry(path)["sha256"] for path in safety_files(self.folder)}
+        return hash_files(self.folder.name, {path.name: path for path in safety_files(self.folder)})
 
     def load(self) -> SafetyChecker:
         """The checker, on the accelerator where there is one."""

@@ -6,9 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from lightgen.core.directory import file_entry
 from lightgen.core.errors import UserError
-from lightgen.core.progress import say
 from lightgen.data.clusters import find_centroids, nearest_cells
 from lightgen.evals.diversity import Diversity, diversity
 from lightgen.ports.embedding import (
@@ -21,7 +19,7 @@ from lightgen.ports.embedding import (
 from lightgen.ports.nano.embedding import VERSION, NanoEmbedder
 from lightgen.ports.protocols import Embedder
 from lightgen.stages.checkpoint import load_detector, open_detector, part_digest, pick_device
-from lightgen.stages.hub import cached
+from lightgen.stages.hub import cached, hash_files
 
 
 @dataclass(frozen=True)
@@ -36,10 +34,8 @@ class EmbedderPlace:
         if self.folder is None:
             return {"nano": VERSION, "detector": part_digest(open_detector(self.config.model), "detector")}
         paths = embedder_files(self.config, self.folder)
-        size = sum(path.stat().st_size for path in paths)
-        if size > 2**30:
-            say(f"{self.folder.name}: hashing {size / 2**30:.1f} GiB")
-        return {path.relative_to(self.folder).as_posix(): file_entry(path)["sha256"] for path in paths}
+        named = {path.relative_to(self.folder).as_posix(): path for path in paths}
+        return hash_files(self.folder.name, named)
 
     def load(self) -> Embedder:
         """The embedder, on the accelerator where there is one (nano: on the CPU)."""

@@ -1,13 +1,16 @@
 """Checkpoints on the Hugging Face Hub: the one place that downloads anything."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import huggingface_hub
 from huggingface_hub.errors import EntryNotFoundError, HTTPError  # pyright: ignore[reportPrivateImportUsage]
 
+from lightgen.core.directory import file_entry
 from lightgen.core.errors import UserError
+from lightgen.core.progress import say
 from lightgen.stages.checkpoint import NANO, open_checkpoint
 
 # Weights and vocabularies; neither code nor pickles, whatever a repository holds beside them.
@@ -20,6 +23,7 @@ PATTERNS = (
     ),
     *(f"tokenizer/*.{kind}" for kind in ("json", "txt", "model")),
 )
+_K = TypeVar("_K")
 _NAME = r"[A-Za-z0-9][\w.-]{0,95}"
 _ID = re.compile(f"{_NAME}/{_NAME}", re.ASCII)
 
@@ -106,3 +110,11 @@ def cached(name: str, patterns: Sequence[str]) -> Path:
             f"{name}: not here and not in the Hub's cache, allowed: what was fetched before, by "
             f"`hf download {name} {wanted}`"
         ) from error
+
+
+def hash_files(name: str, paths: Mapping[_K, Path]) -> dict[_K, str]:
+    """SHA-256 [64 hex digits] of a model's files by their keys; says so where that takes a while."""
+    size = sum(path.stat().st_size for path in paths.values())
+    if size > 2**30:
+        say(f"{name}: hashing {size / 2**30:.1f} GiB")
+    return {key: file_entry(path)["sha256"] for key, path in paths.items()}

@@ -4,9 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lightgen.core.directory import file_entry
 from lightgen.core.errors import UserError
-from lightgen.core.progress import say
 from lightgen.ports.protocols import Scorer
 from lightgen.ports.scorer import (
     CLIP_H,
@@ -19,7 +17,7 @@ from lightgen.ports.scorer import (
     scorer_files,
 )
 from lightgen.stages.checkpoint import pick_device
-from lightgen.stages.hub import cached
+from lightgen.stages.hub import cached, hash_files
 
 
 @dataclass(frozen=True)
@@ -34,12 +32,9 @@ class ScorerPlace:
     def identity(self) -> dict[str, Any]:
         """SHA-256 of each file, by name; they are what scores, wherever they lie."""
         found = scorer_files(self.model, self.processor, self.head)
-        size = sum(path.stat().st_size for paths in found.values() for path in paths)
-        if size > 2**30:
-            say(f"{self.model.name}: hashing {size / 2**30:.1f} GiB")
-        return {
-            part: {path.name: file_entry(path)["sha256"] for path in paths} for part, paths in found.items()
-        }
+        named = {(part, path.name): path for part, paths in found.items() for path in paths}
+        hashes = hash_files(self.model.name, named)
+        return {part: {path.name: hashes[part, path.name] for path in paths} for part, paths in found.items()}
 
     def load(self) -> Scorer:
         """The scorer, on the accelerator where there is one."""

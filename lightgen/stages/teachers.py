@@ -7,9 +7,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from lightgen.core.directory import file_entry
 from lightgen.core.errors import UserError
-from lightgen.core.progress import say
 from lightgen.ports.endpoint import EndpointTeacher, EndpointTeacherConfig, endpoint_name
 from lightgen.ports.endpoint import check_config as check_endpoint
 from lightgen.ports.pipeline_folder import PATTERNS, read_folder
@@ -19,7 +17,7 @@ from lightgen.ports.requests import read_key
 from lightgen.ports.teacher import DiffusersTeacher, DiffusersTeacherConfig, call_settings, model_label
 from lightgen.ports.teacher import check_config as check_pipeline
 from lightgen.stages.checkpoint import pick_device
-from lightgen.stages.hub import cached
+from lightgen.stages.hub import cached, hash_files
 
 
 class Teacher(ImageGenerator, Protocol):
@@ -52,10 +50,7 @@ class TeacherPlace:
             return {"name": self.name}
         assert self.folder is not None
         found = read_folder(self.folder)
-        size = sum((self.folder / name).stat().st_size for name in found.files)
-        if size > 2**30:
-            say(f"{self.name}: hashing {size / 2**30:.1f} GiB")
-        files = {name: file_entry(self.folder / name)["sha256"] for name in found.files}
+        files = hash_files(self.name, {name: self.folder / name for name in found.files})
         return {"name": self.name, "settings": call_settings(self.config, found)[0], "files": files}
 
     def recorded(self) -> DiffusersTeacherConfig | EndpointTeacherConfig:
