@@ -150,6 +150,36 @@ class Captioner(Protocol):
         ...
 
 
+class Answerer(Protocol):
+    """A reader of images that answers questions on them."""
+
+    def answer(
+        self, images: np.ndarray, questions: Sequence[str], answers: Sequence[Sequence[str]]
+    ) -> list[np.ndarray]:
+        """Probability float32 [A] in [0, 1] of each of A given answers, by image; the same in any batch.
+
+        Args:
+            images: uint8 [B, H, W, 3].
+            questions: one per image.
+            answers: of each question, such as ("yes", "no") or ("four",); the rest of the probability is for
+                all other answers.
+        """
+        ...
+
+
+class FeatureExtractor(Protocol):
+    """Images become points whose distribution is compared with that of other images."""
+
+    @property
+    def dim(self) -> int:
+        """Width D of the features."""
+        ...
+
+    def features(self, images: np.ndarray) -> np.ndarray:
+        """Features float32 [B, D], of any length, of images uint8 [B, H, W, 3]; the same in any batch."""
+        ...
+
+
 class Detector(Protocol):
     """A finder of objects."""
 
