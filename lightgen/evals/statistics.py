@@ -40,14 +40,17 @@ class BootstrapConfig:
 
 @dataclass(frozen=True)
 class Shares:
-    """Right images per prompt: both int64 [N], one entry per prompt, `images` from 1."""
+    """Sums of values in [0, 1] float64 [N], and their numbers int64 [N] from 1, one entry per prompt.
+
+    Where a value says whether an image is right, `right` counts the right images of a prompt.
+    """
 
     right: np.ndarray
     images: np.ndarray
 
     @property
     def share(self) -> float:
-        """Share of right images over all prompts."""
+        """Mean value, such as the share of right images, over all prompts."""
         return float(self.right.sum() / self.images.sum())
 
 

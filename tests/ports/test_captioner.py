@@ -140,8 +140,8 @@ def test_the_places_of_an_image_are_those_of_the_librarys_own_processor(folders:
     text = "user: <see><image></see>what is it? answer: "
     theirs = processor(images=[images()[0]], text=[text], return_tensors="pt")
     assert captioner._with_image(16) == theirs["input_ids"][0].tolist()
-    seen = captioner._processor([images()[0]], return_tensors="pt")
-    assert captioner._image_tokens(seen, 1) == [16]
+    seen = captioner._language.processor([images()[0]], return_tensors="pt")
+    assert captioner._language.image_tokens(seen, 1) == [16]
     assert torch.equal(seen["pixel_values"], theirs["pixel_values"])
 
 
