@@ -26,6 +26,7 @@ _COMMANDS = {
     "rank": "images get scores",
     "align": "rounds of drawing, ranking and training by preferences become a better checkpoint",
     "evaluate": "checkpoints or images become a report",
+    "compare": "say whether the runs of several reports differ",
     "inspect": "say what an artifact holds, and show it on a page",
     "import-checkpoint": "released LightGen weights become a checkpoint",
     "export-checkpoint": "a checkpoint becomes a file under the released names",
@@ -93,6 +94,10 @@ def _command(name: str) -> Callable[[list[str]], int]:
         from lightgen.cli.doctor import run_doctor
 
         return run_doctor
+    if name == "compare":
+        from lightgen.cli.compare import run_compare
+
+        return run_compare
     if name == "inspect":
         from lightgen.cli.inspect import run_inspect
 

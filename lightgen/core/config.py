@@ -45,11 +45,15 @@ def digest(value: Any) -> str:  # noqa: ANN401  (any JSON-able value)
 
 def first_difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
     """Text `key OLD, now NEW` on the first dotted key in which two trees differ, or an empty string."""
-    before, after = (dict(_leaves(_canonical(_plain(tree, "config")), "config")) for tree in (old, new))
-    for key in [*after, *before]:
+    return next((f"config.{key} {was}, now {now}" for key, was, now in differences(old, new)), "")
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
+    """(Dotted key, old value, new value) in short of each leaf in which two trees differ."""
+    before, after = (dict(_leaves(_canonical(_plain(tree, "config")), "")) for tree in (old, new))
+    for key in dict.fromkeys((*after, *before)):
         if before.get(key) != after.get(key) or (key in before) != (key in after):
-            return f"{key} {_short(before.get(key))}, now {_short(after.get(key))}"
-    return ""
+            yield key, _short(before.get(key)), _short(after.get(key))
 
 
 def environment(name: str) -> str | None:
@@ -97,7 +101,7 @@ def _canonical(value: Any) -> Any:  # noqa: ANN401
 def _leaves(tree: Any, prefix: str) -> Iterator[tuple[str, Any]]:  # noqa: ANN401
     if isinstance(tree, dict):
         for key, value in tree.items():
-            yield from _leaves(value, f"{prefix}.{key}")
+            yield from _leaves(value, f"{prefix}.{key}" if prefix else str(key))
     else:
         yield prefix, tree
 

@@ -105,6 +105,13 @@ def from_first(value: int) -> int:
     return int(told.item())
 
 
+def meet() -> None:
+    """Wait until every rank is here."""
+    if num_ranks() > 1:
+        device = torch.device("cuda", local_rank()) if torch.cuda.is_available() else torch.device("cpu")
+        distributed.all_reduce(torch.zeros(1, device=device))
+
+
 Exchange = Callable[[bytes], Sequence[bytes]]
 
 

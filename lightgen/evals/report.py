@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
+from lightgen.core.webp import webp_size
 from lightgen.evals.axes import Points
 from lightgen.evals.bars import Bar, bar_chart, timeline
 from lightgen.evals.lines import line_plot
@@ -144,22 +145,25 @@ class Report:
         caption: str,
         columns: int = 6,
         headings: Sequence[str] | None = None,
+        folded: str | None = None,
     ) -> None:
-        """Add a grid of pictures.
+        """Add a grid of pictures, which a browser draws as they come into sight.
 
         Args:
             pictures: row by row.
             caption: what the grid shows.
             columns: most pictures in a row; small screens show fewer.
             headings: a heading per column; the grid then keeps these columns on every screen.
+            folded: what is behind a fold, in a few words; None = the grid is open.
         """
         head = "".join(f'<li class="heading">{escape(heading)}</li>' for heading in headings or ())
         items = "".join(_picture(picture) for picture in pictures)
         kind, num_columns = ("headed", len(headings)) if headings else ("flowing", columns)
-        self._add(
+        figure = (
             f'<figure class="pictures"><div class="scroll" style="--columns:{num_columns}">'
             f'<ul class="{kind}">{head}{items}</ul></div>{_caption(caption)}</figure>'
         )
+        self._add(f"<details><summary>{escape(folded)}</summary>{figure}</details>" if folded else figure)
 
     def settings(self, title: str, values: Mapping[str, object]) -> None:
         """Add a folded block of settings, written as JSON."""
@@ -239,5 +243,6 @@ def _image_type(image: bytes) -> tuple[str, str]:
     if image.startswith(b"\xff\xd8\xff"):
         return "jpeg", ""
     if image.startswith(b"RIFF") and image[8:12] == b"WEBP":
-        return "webp", ""
+        width, height = webp_size(image)
+        return "webp", f' width="{width}" height="{height}"'
     raise ValueError(f"picture starts with {image[:8]!r}, allowed: an encoded PNG, JPEG or WebP")

@@ -1,6 +1,7 @@
 """Autoencoders of diffusers behind one port."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,7 @@ class DiffusersAutoencoder:
         self.vae = vae.eval().requires_grad_(False)
         self.channels: int = vae.config["latent_channels"]
         is_kl = isinstance(vae, AutoencoderKL)
-        blocks = vae.config["block_out_channels"] if is_kl else vae.config["encoder_block_out_channels"]
-        self.stride = 2 ** (len(blocks) - 1)
+        self.stride = _stride(vae.config)
         self._scale: float = vae.config["scaling_factor"]
         self._shift: float = (vae.config.get("shift_factor") or 0.0) if is_kl else 0.0
 
@@ -57,6 +57,16 @@ class DiffusersAutoencoder:
         unscaled = latents.to(self.vae.dtype) / self._scale + self._shift
         decoded: Any = self.vae.decode(unscaled)  # pyright: ignore[reportArgumentType]
         return decoded.sample.float().clamp(-1, 1)
+
+
+def read_stride(folder: Path) -> int:
+    """Pixels per latent position of the autoencoder stored in `folder`, whose weights are not read."""
+    return _stride(json.loads((folder / "config.json").read_text()))
+
+
+def _stride(config: Mapping[str, Any]) -> int:
+    blocks = config.get("block_out_channels") or config["encoder_block_out_channels"]
+    return 2 ** (len(blocks) - 1)
 
 
 def load_autoencoder(folder: Path) -> DiffusersAutoencoder:

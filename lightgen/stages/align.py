@@ -15,7 +15,8 @@ from lightgen.core.ranks import num_ranks
 from lightgen.stages.checkpoint import NANO, copy_part, open_checkpoint, require_part
 from lightgen.stages.distill import DistillConfig, distill, load_prompts
 from lightgen.stages.encode import EncodeConfig, encode
-from lightgen.stages.evaluate import EvaluateConfig, evaluate
+from lightgen.stages.evaluate import evaluate
+from lightgen.stages.evaluate_config import EvaluateConfig
 from lightgen.stages.journal import Journal
 from lightgen.stages.rank import RankConfig, rank
 from lightgen.stages.student import StudentTeacherConfig

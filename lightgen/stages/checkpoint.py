@@ -4,7 +4,7 @@ import contextlib
 import json
 import os
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import torch
@@ -20,6 +20,7 @@ from lightgen.core.artifact import Artifact, open_artifact
 from lightgen.core.config import digest
 from lightgen.core.errors import UserError
 from lightgen.core.ranks import local_rank
+from lightgen.models.shape import TransformerConfig
 from lightgen.models.transformer import LightGenTransformer
 from lightgen.ports.autoencoder import DiffusersAutoencoder, load_autoencoder
 from lightgen.ports.nano.detector import (
@@ -150,6 +151,17 @@ def load_transformer(folder: Path) -> LightGenTransformer:
         folder, use_safetensors=True, torch_dtype=torch.float32, low_cpu_mem_usage=False
     )
     return transformer.eval()
+
+
+def transformer_shape(checkpoint: Artifact) -> TransformerConfig:
+    """Shape of a checkpoint's transformer, whose weights are not read.
+
+    Raises:
+        UserError: the checkpoint holds none.
+    """
+    folder = require_part(checkpoint, "transformer").path / "transformer"
+    record = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    return TransformerConfig(**{each.name: record[each.name] for each in fields(TransformerConfig)})
 
 
 def load_detector(checkpoint: Artifact) -> NanoDetector:

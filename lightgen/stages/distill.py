@@ -7,12 +7,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from lightgen.core.artifact import Artifact, begin_artifact, open_artifact
+from lightgen.core.artifact import Artifact, open_artifact
 from lightgen.core.config import config_to_dict, digest
 from lightgen.core.directory import whole_file
 from lightgen.core.draws import draw_key
 from lightgen.core.errors import UserError
 from lightgen.core.prompt import TAGS, Prompt
+from lightgen.core.together import begin_together, commit_together
 from lightgen.data.images import Format, ImageRecord, write_image_shard
 from lightgen.data.prompts import PromptFiles, PromptLines
 from lightgen.ports.endpoint import EndpointTeacherConfig
@@ -107,7 +108,7 @@ def distill(
         settings |= {"teacher": config_to_dict(place.recorded()), "teacher_is": place.identity()}
     elif place is not None:
         parents = [*parents, place]
-    found = begin_artifact(out, "images", settings, parents)
+    found = begin_together(out, "images", settings, parents)
     if isinstance(found, Artifact):
         return found
     with found as workspace:
@@ -123,7 +124,7 @@ def distill(
             "prompts": len(texts),
             **({"refused": refused} if refused else {}),
         }
-        return workspace.commit(counts, generator=teacher)
+        return commit_together(workspace, counts, generator=teacher)
 
 
 def _find(config: DistillConfig, start: str | Path | None) -> tuple[Artifact | TeacherPlace | None, str]:

@@ -1,4 +1,4 @@
-"""Work in shards, the unit that a killed run does not repeat: in this process, or by Ray on many machines."""
+"""Work in shards, the unit that a killed run does not repeat: in this process, by ranks, or by Ray."""
 
 import contextlib
 import logging
@@ -12,6 +12,7 @@ from lightgen.core.artifact import Workspace
 from lightgen.core.directory import TMP
 from lightgen.core.errors import UserError
 from lightgen.core.progress import Progress, say
+from lightgen.core.ranks import meet, num_ranks, rank
 
 Writer = Callable[[Path, int, Callable[[int], None]], None]
 
@@ -80,7 +81,7 @@ def write_shards(
     work: Work,
     unit: str = "images",
 ) -> None:
-    """Write the shards that are not there yet.
+    """Write the shards that are not there yet; ranks of torchrun, which all call it, share them.
 
     Args:
         engine: who writes.
@@ -94,9 +95,14 @@ def write_shards(
     Raises:
         UserError: what the work refuses, or an engine that cannot be had.
     """
+    if engine.name == "ray" and num_ranks() > 1:
+        raise UserError(f"engine ray: got {num_ranks()} ranks of torchrun, allowed: either of them")
     is_there = [workspace.has(name) for name in names]
-    done = sum(size for size, there in zip(sizes, is_there, strict=True) if there)
-    paths = {n: workspace.path / names[n] for n, there in enumerate(is_there) if not there}
+    meet()  # all ranks have looked before one of them writes
+    left = [number for number, there in enumerate(is_there) if not there]
+    own = left[rank() :: num_ranks()]
+    paths = {number: workspace.path / names[number] for number in own}
+    done = sum(sizes) - sum(sizes[number] for number in own)
     for folder in {path.parent for path in paths.values()}:
         folder.mkdir(parents=True, exist_ok=True)
     # what the work refuses is said before anything is shown as begun
@@ -108,9 +114,11 @@ def write_shards(
         elif paths:
             for number in _by_ray(engine, paths, work):
                 progress.advance(sizes[number])
+    meet()
     # a worker that was killed leaves what it was writing; nobody writes any more
-    for path in workspace.path.rglob(f"*{TMP}"):
+    for path in workspace.path.rglob(f"*{TMP}") if rank() == 0 else ():
         path.unlink()
+    meet()
 
 
 class _Worker:

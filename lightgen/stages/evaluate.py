@@ -1,56 +1,34 @@
-"""Evaluate: checkpoints or images become a report that says how often they show what was asked for."""
+"""Evaluate: checkpoints or images become a report that says what they show, and how sure that is."""
 
-import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from lightgen.core.artifact import Artifact, Workspace, begin_artifact, open_artifact
+from lightgen.core.artifact import Artifact, Workspace
 from lightgen.core.config import config_to_dict
 from lightgen.core.errors import UserError
-from lightgen.evals.scores import (
-    Comparison,
-    ScoreTable,
-    compare_runs,
-    score_table,
-)
-from lightgen.evals.statistics import BootstrapConfig
-from lightgen.evals.verdict import VerdictConfig
-from lightgen.stages.checkpoint import NANO, load_detector, open_checkpoint, open_detector, require_part
-from lightgen.stages.distill import DistillConfig, NanoPrompts, distill, load_prompts
+from lightgen.core.prompt import Prompt
+from lightgen.core.ranks import meet, num_ranks, rank
+from lightgen.core.together import begin_together, commit_together
+from lightgen.data.prompts import read_prompts
+from lightgen.data.results_file import result_lines
+from lightgen.evals.tables import Comparison, compare_runs
+from lightgen.stages.distill import NanoPrompts, load_prompts, nano_prompts
 from lightgen.stages.engine import LOCAL, EngineConfig
-from lightgen.stages.inputs import ImageInputs, open_images
-from lightgen.stages.judge import judge
-from lightgen.stages.score_page import Subject, score_page
-from lightgen.stages.self_test import SelfTestConfig, self_test
-from lightgen.stages.student import StudentTeacherConfig
-
-_WORK = "work"
-
-
-@dataclass(frozen=True, kw_only=True)
-class EvaluateConfig:
-    """What is asked of a checkpoint, and how its pictures are judged.
-
-    Attributes:
-        prompts: built-in prompts, used where no file is handed in.
-        images_per_prompt, height, width, batch_size, seed, student: how a checkpoint draws.
-        self_test: what the detector must show first.
-        pictures: most pictures of each subject on the page.
-    """
-
-    prompts: NanoPrompts = field(default_factory=lambda: NanoPrompts(num=60, split="test"))
-    images_per_prompt: int = 2
-    height: int = 128
-    width: int = 128
-    batch_size: int = 50
-    seed: int = 0
-    student: StudentTeacherConfig = field(default_factory=StudentTeacherConfig)
-    verdict: VerdictConfig = field(default_factory=VerdictConfig)
-    bootstrap: BootstrapConfig = field(default_factory=BootstrapConfig)
-    self_test: SelfTestConfig = field(default_factory=SelfTestConfig)
-    pictures: int = 48
+from lightgen.stages.evaluate_config import EvaluateConfig
+from lightgen.stages.evaluate_run import WORK, EvaluateRun
+from lightgen.stages.features import find_features
+from lightgen.stages.fetch import GENEVAL, fetch
+from lightgen.stages.fidelity import FidelityConfig
+from lightgen.stages.inputs import open_images
+from lightgen.stages.judge import Judge
+from lightgen.stages.object_judge import ObjectJudge, ObjectJudgeConfig
+from lightgen.stages.question_judge import QuestionJudge, QuestionJudgeConfig
+from lightgen.stages.result import Result
+from lightgen.stages.score_page import score_page
+from lightgen.stages.scorer import find_scorer
+from lightgen.stages.subjects import Subject, open_subjects, plain_identity
 
 
 def evaluate(
@@ -60,182 +38,170 @@ def evaluate(
     prompts: Sequence[str | Path] = (),
     detector: str | Path | None = None,
     engine: EngineConfig = LOCAL,
+    reference: str | Path | None = None,
 ) -> Artifact:
-    """Report artifact: a page, and `report.json` with `overall` and `tasks` (of the first subject).
+    """Report artifact: a page, `report.json` with `overall` and `tasks` (of the first subject), results.
+
+    Under torchrun all ranks call it and share the work, on a file system that all see.
 
     Args:
         config: how pictures are made and judged.
         out: where the artifact will be.
         subjects: checkpoints (`nano` too), or directories of images whose records hold their prompts.
-        prompts: file in GenEval's schema, or artifact of prompts, for the checkpoints.
-        detector: checkpoint of the detector; the shipped one unless named.
+        prompts: files of what is asked: in GenEval's schema, of GenEval 2, or of DPG-Bench; or an artifact of
+            prompts. Images whose records do not say what they must show are looked up there by their prompt.
+        detector: checkpoint or folder of the detector; the recipe's own unless named.
         engine: who draws and judges; the numbers do not depend on that.
+        reference: images that fidelity is measured against; unnamed, with nano prompts, their own
+            perfect renders.
 
     Raises:
-        UserError: a subject, prompt or detector that cannot be used, or a detector that fails its self-test.
+        UserError: a subject, prompt, reference or judge that cannot be used, or a judge that fails its
+            self-test.
     """
     if not subjects:
         raise UserError(
             "--in: got nothing, allowed: one or more of a checkpoint, `nano`, a directory of images"
         )
-    asked, wanted, parents, identity = load_prompts(_sampling(config), prompts)
-    unjudged = next((p for p in asked if p.tag is None), None)
-    if unjudged is not None:
-        raise UserError(
-            f"prompt {unjudged.prompt[:60]!r}: has no tag, allowed: GenEval's fields in every prompt"
-        )
-    opened = _named_apart([_open_subject(subject) for subject in subjects])
-    judging = open_detector(detector)
-    parents = [*parents, *(a for each in opened for a in each.artifacts), judging]
-    # the first subject is the one of the report, and parents do not tell how plain images lie among them
-    mixed = any(each.artifacts for each in opened)
-    plain = [
-        {**entry, "place": number} if mixed else entry
-        for number, each in enumerate(opened)
-        for entry in (each.images.plain if each.images else ())
+    config.check()
+    opened = open_subjects(subjects)
+    asked = _Asked.find(config, prompts, detector, draws=any(each.checkpoint for each in opened))
+    real = _open_reference(config, reference)
+    scorer = None if config.scorer is None else find_scorer(config.scorer)
+    all_images = [*opened, *([real] if real else [])]
+    parents = [
+        *asked.parents,
+        *(artifact for each in all_images for artifact in each.artifacts),
+        *(asked.judge.parents if asked.judge else ()),
     ]
-    settings = {"stage": "evaluate", **config_to_dict(config), **identity, "plain_images": plain}
-    found = begin_artifact(out, "report", settings, parents)
+    settings = {
+        "stage": "evaluate",
+        **config_to_dict(config),
+        **asked.identity,
+        **({"scorer_files": scorer.identity()} if scorer else {}),
+        **({"features": _extractors(config.fidelity)} if config.fidelity else {}),
+        "plain_images": plain_identity(all_images),
+    }
+    found = begin_together(out, "report", settings, parents)
     if isinstance(found, Artifact):
         return found
     with found as workspace:
         if not workspace.has("report.html"):
-            judged = _judge(config, wanted, prompts, opened, judging, workspace, engine)
-            _write(config, judged, settings, parents, workspace)
-        # only now: a run killed before this line still has its pictures
-        workspace.remove(_WORK)
-        return workspace.commit({"subjects": len(opened), "prompts": len(asked)})
+            run = EvaluateRun(config, asked.judge, asked.prompts, real, scorer, workspace, engine)
+            results = run.results(opened)
+            if rank() == 0:
+                _write(config, asked.judge, run, results, settings, parents, workspace)
+            meet()
+        counts = {"subjects": len(opened), "prompts": len(asked.prompts)}
+        if rank() == 0:  # only now: a run killed before this line still has its pictures
+            workspace.remove(WORK)
+        return commit_together(workspace, counts)
 
 
 @dataclass(frozen=True)
-class _Opened:
-    """A subject: its name as given, where it is, and either a checkpoint or images."""
+class _Asked:
+    """What is asked of the subjects, by whom, and where that comes from."""
 
-    name: str
-    path: Path
-    checkpoint: Artifact | None
-    images: ImageInputs | None
+    judge: Judge | None
+    prompts: Sequence[Prompt]
+    parents: Sequence[Artifact]
+    identity: dict[str, Any]
 
-    @property
-    def artifacts(self) -> tuple[Artifact, ...]:
-        if self.checkpoint is not None:
-            return (self.checkpoint,)
-        return self.images.artifacts if self.images is not None else ()
-
-
-@dataclass(frozen=True)
-class _Judged:
-    subjects: list[Subject]
-    comparisons: list[tuple[str, str, Comparison]]
-    self_test: dict[str, float]
-    seconds: dict[str, float]
-
-
-def _sampling(config: EvaluateConfig) -> DistillConfig:
-    """How a checkpoint's pictures are made: by the stage that makes all pictures."""
-    return DistillConfig(
-        teacher=config.student,
-        prompts=config.prompts,
-        images_per_prompt=config.images_per_prompt,
-        height=config.height,
-        width=config.width,
-        shard_size=config.batch_size,
-        batch_size=config.batch_size,
-        seed=config.seed,
-    )
-
-
-def _open_subject(subject: str | Path) -> _Opened:
-    path, name = Path(subject), str(subject) if str(subject) == NANO else Path(subject).resolve().name
-    if name == NANO and str(subject) == NANO:
-        return _Opened(name, path, open_checkpoint(NANO), None)
-    if (path / "manifest.json").is_file() or not path.is_dir():
-        kind = open_artifact(path, "checkpoint", "images", verify=False).kind
-        if kind == "checkpoint":
-            return _Opened(name, path, require_part(open_checkpoint(path), "transformer"), None)
-    return _Opened(name, path, None, open_images([path]))
+    @staticmethod
+    def find(
+        config: EvaluateConfig, paths: Sequence[str | Path], detector: str | Path | None, *, draws: bool
+    ) -> "_Asked":
+        """What is asked; GenEval's own prompts are fetched only where a checkpoint draws them."""
+        how, built_in = config.judge, config.prompts
+        if detector is not None and not isinstance(how, ObjectJudgeConfig):
+            raise UserError("--detector: got one, allowed: for benchmarks that a detector judges")
+        if isinstance(how, QuestionJudgeConfig):
+            if isinstance(built_in, NanoPrompts):
+                raise UserError("prompts: got nano prompts without questions, allowed: a file with them")
+            judge = QuestionJudge(how, built_in, paths)
+            return _Asked(judge, judge.prompts(), (), judge.identity())
+        asked: Sequence[Prompt] = []
+        parents, identity = [], {}
+        if paths:
+            asked, _, parents, identity = load_prompts(config.drawing(), paths)
+        elif isinstance(built_in, NanoPrompts):
+            asked = nano_prompts(built_in)
+        elif built_in is not None:
+            raise UserError("prompts: got questions, allowed: with a judge that asks them")
+        elif draws and how is None:
+            raise UserError("--prompts: got nothing, allowed: what the checkpoints are to draw")
+        elif draws:
+            asked = read_prompts(fetch(GENEVAL))
+        if how is None:
+            return _Asked(None, asked, parents, identity)
+        judge = ObjectJudge(how, list(asked), detector)
+        return _Asked(judge, judge.prompts(), parents, {**identity, **judge.identity()})
 
 
-def _named_apart(opened: list[_Opened]) -> list[_Opened]:
-    """The subjects, numbered where two have one name."""
-    names = [each.name for each in opened]
-    if len(set(names)) == len(names):
-        return opened
-    return [replace(each, name=f"{number}-{each.name}") for number, each in enumerate(opened, 1)]
+def _open_reference(config: EvaluateConfig, path: str | Path | None) -> Subject | None:
+    """Reference images as a subject; None where there are none, or where renders take their place."""
+    if config.fidelity is None:
+        if path is not None:
+            raise UserError("--reference: got one, allowed: with a recipe that measures fidelity")
+        return None
+    if path is not None:
+        return Subject("reference", Path(path), None, open_images([path]))
+    if not isinstance(config.prompts, NanoPrompts):
+        raise UserError("--reference: got nothing, allowed: images that fidelity is measured against")
+    return None
 
 
-def _judge(
-    config: EvaluateConfig,
-    sampling: DistillConfig,
-    prompts: Sequence[str | Path],
-    opened: Sequence[_Opened],
-    judging: Artifact,
-    workspace: Workspace,
-    engine: EngineConfig,
-) -> _Judged:
-    seconds: dict[str, float] = {}
-    began = time.monotonic()
-    shares = self_test(load_detector(judging), config.verdict, config.self_test)
-    seconds["self-test"] = time.monotonic() - began
-    subjects: list[Subject] = []
-    for number, each in enumerate(opened):
-        began = time.monotonic()
-        if each.checkpoint is not None:
-            start = each.checkpoint.path
-            made = distill(sampling, workspace.path / _WORK / str(number), prompts, start, engine)
-            images, place = open_images([made.path]), made.path
-            seconds[f"draw {each.name}"] = time.monotonic() - began
-            began = time.monotonic()
-        else:
-            assert each.images is not None
-            images, place = each.images, each.path
-        folder = f"{_WORK}/{number}-judged"
-        verdicts = judge(engine, workspace, folder, config.verdict, images, place, judging.path, each.name)
-        seconds[f"judge {each.name}"] = time.monotonic() - began
-        digest = each.artifacts[0].digest if each.artifacts else ""
-        subjects.append(Subject(each.name, digest, images, verdicts, score_table(verdicts, config.bootstrap)))
-    return _Judged(subjects, _comparisons(subjects, config.bootstrap), shares, seconds)
+def _extractors(config: FidelityConfig) -> list[dict[str, Any]]:
+    """Hashes of the extractors of features, in order of the metrics."""
+    places = dict.fromkeys(config.features(metric) for metric in config.metrics)
+    return [find_features(each).identity() for each in places]
 
 
-def _comparisons(subjects: Sequence[Subject], config: BootstrapConfig) -> list[tuple[str, str, Comparison]]:
+def _comparisons(
+    config: EvaluateConfig, judge: Judge | None, results: Sequence[Result]
+) -> list[tuple[str, str, Comparison]]:
     """Each later subject against the first, where both drew the same prompts."""
-    first, found = subjects[0], []
-    for other in subjects[1:]:
-        asked = [{v.prompt.prompt for v in each.verdicts} for each in (first, other)]
-        if asked[0] == asked[1]:
-            found.append((first.name, other.name, compare_runs(first.verdicts, other.verdicts, config)))
+    first, found = results[0], []
+    if judge is None:
+        return []
+    for other in results[1:]:
+        marks = [[each.mark for each in result.judged] for result in (first, other)]
+        if len({frozenset(mark.prompt for mark in each) for each in marks}) == 1:
+            scoring = judge.scoring
+            compared = compare_runs(marks[0], marks[1], config.bootstrap, scoring.overall, scoring.order)
+            found.append((first.name, other.name, compared))
     return found
 
 
 def _write(
     config: EvaluateConfig,
-    judged: _Judged,
+    judge: Judge | None,
+    run: EvaluateRun,
+    results: Sequence[Result],
     settings: dict[str, Any],
     parents: Sequence[Artifact],
     workspace: Workspace,
 ) -> None:
-    tables: list[ScoreTable] = [subject.table for subject in judged.subjects]
+    """The page, last, and before it all other files of the report."""
+    comparisons = _comparisons(config, judge, results)
+    table = results[0].table
     report = {
-        **tables[0].to_json(),
-        "subjects": [
-            {
-                "name": s.name,
-                "digest": s.digest,
-                **s.table.to_json(),
-                "broken": s.broken(),
-                "images": s.records(),
-            }
-            for s in judged.subjects
-        ],
+        **({"scoring": asdict(judge.scoring)} if judge else {}),
+        **(table.to_json() if table else {}),
+        "subjects": [result.to_json() for result in results],
         "comparisons": [
             {"first": first, "second": second, **comparison.to_json()}
-            for first, second, comparison in judged.comparisons
+            for first, second, comparison in comparisons
         ],
-        "self_test": judged.self_test,
-        "seconds": {name: round(value, 3) for name, value in judged.seconds.items()},
+        "self_test": run.tested,
+        "seconds": {name: round(spent, 3) for name, (spent, _) in run.journal.costs().items()},
+        "ranks": num_ranks(),
         "settings": settings,
         "parents": [{"name": p.path.resolve().name, "kind": p.kind, "digest": p.digest} for p in parents],
     }
+    for number, result in enumerate(results, 1) if judge else ():
+        name = "results.jsonl" if len(results) == 1 else f"results-{number}.jsonl"
+        workspace.write_bytes(name, result_lines(result.records()))
     workspace.write_json("report.json", report)
-    page = score_page(judged.subjects, judged.comparisons, report, config.pictures)
+    page = score_page(judge.scoring if judge else None, results, comparisons, report, config.pictures)
     workspace.write_bytes("report.html", page.encode())

@@ -15,10 +15,11 @@ from lightgen.core.artifact import Artifact, open_artifact
 from lightgen.core.errors import UserError
 from lightgen.core.progress import say
 from lightgen.data.folders import FolderPairs
+from lightgen.data.geneval_folder import GenEvalFolder, is_geneval_folder
 from lightgen.data.images import EncodedRecord, ImageReader, ImageRecord, ImageShards, Skipped
 from lightgen.data.parquet import ParquetImages
 
-Kind = Literal["tars", "parquet", "folder"]
+Kind = Literal["tars", "parquet", "folder", "geneval"]
 
 _TOLD = ("caption", "image")
 _PICTURES = (".png", ".jpg", ".jpeg", ".webp")
@@ -93,8 +94,9 @@ def open_images(paths: Sequence[str | Path], *, verify: bool = True) -> ImageInp
 
     A path is an artifact; a directory of tars (`KEY.png|jpg|webp` with `KEY.json`, `KEY.txt` or both); one of
     parquet files with the bytes of images; a folder of images with a `.txt` or `.json` beside each, with its
-    folders within; or one tar or parquet file. A path may end in `::caption=NAME`, the key or column of its
-    captions (`txt`: the text files), and for parquet `::image=NAME` or `::caption=NAME,image=NAME`.
+    folders within; a folder in GenEval's layout; or one tar or parquet file. A path may end in
+    `::caption=NAME`, the key or column of its captions (`txt`: the text files), and for parquet
+    `::image=NAME` or `::caption=NAME,image=NAME`.
 
     Args:
         paths: as above.
@@ -167,6 +169,8 @@ def kind_of_images(path: Path) -> Kind | None:
     if len(kinds) > 1:
         got = " and ".join("images" if kind == "folder" else kind for kind in kinds)
         raise UserError(f"{path}: got {got} in one directory, allowed: one kind; part them")
+    if not kinds and is_geneval_folder(path):
+        return "geneval"
     return kinds[0] if kinds else _kind_within(path)
 
 
@@ -212,6 +216,13 @@ def _split_told(named: str | Path) -> tuple[Path, dict[str, str]]:
 def _open_plain(path: Path, kind: Kind, told: dict[str, str]) -> ImageReader:
     if kind == "parquet":
         return ParquetImages(path, told.get("caption"), told.get("image"))
+    if kind == "geneval":
+        if told:
+            raise UserError(f"{path}: got {' and '.join(told)} of GenEval's layout, allowed: its prompts")
+        found = GenEvalFolder(path)
+        if found.collated:
+            say(f"{path.name}: {found.collated} prompts have metadata wrapped in lists, taken without them")
+        return found
     if "image" in told:
         raise UserError(f"{path}: got ::image={told['image']}, allowed: of parquet files alone")
     return (ImageShards if kind == "tars" else FolderPairs)(path, told.get("caption"))
@@ -219,7 +230,7 @@ def _open_plain(path: Path, kind: Kind, told: dict[str, str]) -> ImageReader:
 
 def _files(path: Path, kind: Kind, source: ImageReader) -> dict[str, Any]:
     """Names and sizes of the files of a public set; of a folder a digest of them."""
-    if isinstance(source, FolderPairs):
+    if isinstance(source, FolderPairs | GenEvalFolder):
         return {"images": len(source), "bytes": source.size, "digest": source.digest}
     files = [path] if path.is_file() else sorted(path.glob("*.tar" if kind == "tars" else "*.parquet"))
     return {"shards": {file.name: file.stat().st_size for file in files if file.is_file()}}

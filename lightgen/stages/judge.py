@@ -1,91 +1,150 @@
-"""Verdicts on images, shard by shard."""
+"""What every benchmark of single images has in common: a judge, its findings, and their making in shards."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Protocol
 
-from lightgen.core.artifact import Workspace, open_artifact
-from lightgen.core.directory import json_bytes, whole_file
+from lightgen.core.artifact import Artifact, Workspace
 from lightgen.core.prompt import Prompt
-from lightgen.evals.scores import ImageVerdict, evaluate_images
-from lightgen.evals.verdict import VerdictConfig
-from lightgen.stages.checkpoint import load_detector
-from lightgen.stages.engine import EngineConfig, Writer, cut, write_shards
-from lightgen.stages.inputs import ImageInputs, open_images
+from lightgen.evals.tables import Mark, Overall
+from lightgen.stages.engine import EngineConfig, Work, cut, write_shards
+from lightgen.stages.inputs import ImageInputs
 
 BATCH = 32
-_SHARD = (
-    8 * BATCH
-)  # whole batches, so that an image meets the detector in the same company however they are cut
+SHARD = 2 * BATCH  # whole batches, so that an image meets the judge in the same company however they are cut
 
 
 @dataclass(frozen=True)
-class JudgeWork:
-    """Shards of verdicts.
+class Judged:
+    """What was found in one image.
 
     Attributes:
-        config: numbers of the verdict.
-        images: directory of the images, whose records hold their prompts.
-        detector: folder of the checkpoint that finds objects.
-        labels: classes asked of it.
+        prompt: text of its prompt.
+        mark: what it counts for.
+        correct: whether all is right that was asked for.
+        reason: a line per thing that is wrong; empty for a right image.
+        broken: the rule behind each line.
+        result: record of the image in the benchmark's own format of results, without its file's name.
     """
 
-    config: VerdictConfig
-    images: str
-    detector: Path
-    labels: tuple[str, ...]
+    prompt: str
+    mark: Mark
+    correct: bool
+    reason: str
+    broken: tuple[str, ...]
+    result: dict[str, Any]
 
-    def open(self) -> Writer:
-        """Function that writes a shard; see `Work`."""
-        inputs = open_images([self.images], verify=False)
-        detector = load_detector(open_artifact(self.detector, "checkpoint", verify=False))
-        shards = cut(len(inputs), _SHARD)
-
-        def write(path: Path, number: int, advance: Callable[[int], None]) -> None:
-            verdicts = []
-            for start in range(0, len(shards[number]), BATCH):
-                batch = shards[number][start : start + BATCH]
-                prompts = [Prompt.from_json(inputs.meta(i)) for i in batch]
-                pixels = (inputs[i].image for i in batch)
-                verdicts += evaluate_images(
-                    prompts, pixels, detector, None, self.config, self.labels, batch_size=BATCH
-                )
-                advance(len(batch))
-            with whole_file(path) as temporary:
-                temporary.write_bytes(json_bytes([verdict.to_json() for verdict in verdicts]))
-
-        return write
+    def to_json(self) -> dict[str, Any]:
+        """Record of a report, from which `mark_of` finds the mark."""
+        return {
+            "prompt": self.prompt,
+            "prompt_id": self.mark.prompt,
+            "correct": self.correct,
+            "score": self.mark.score,
+            "parts": [list(part) for part in self.mark.parts],
+            "reason": self.reason,
+        }
 
 
-def judge(
+def mark_of(record: dict[str, Any]) -> Mark:
+    """Mark of a report's record of an image."""
+    return Mark(record["prompt_id"], record["score"], tuple((task, value) for task, value in record["parts"]))
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """What the scores of a benchmark are.
+
+    Attributes:
+        name: of the benchmark.
+        measure: what its scores are, as "share of right pictures".
+        note: what a reader must know to take the scores for what they are; may be empty.
+        overall, order: how marks become a table; see `score_table`.
+    """
+
+    name: str
+    measure: str
+    note: str
+    overall: Overall
+    order: tuple[str, ...]
+
+
+class Judge(Protocol):
+    """A benchmark that gives each image a mark."""
+
+    @property
+    def scoring(self) -> Scoring:
+        """What its scores are."""
+        ...
+
+    @property
+    def parents(self) -> Sequence[Artifact]:
+        """Artifacts that it judges by."""
+        ...
+
+    def identity(self) -> dict[str, Any]:
+        """Hashes of all that it judges by and that is no artifact."""
+        ...
+
+    def prompts(self) -> Sequence[Prompt]:
+        """What checkpoints are asked to draw."""
+        ...
+
+    def self_test(self) -> dict[str, float]:
+        """What it made of pictures whose truth is known.
+
+        Raises:
+            UserError: it cannot be believed.
+        """
+        ...
+
+    def work(self, images: str, *, test: bool) -> Work:
+        """How shards of findings (a list of JSON records) on a directory of images are written.
+
+        Args:
+            images: the directory.
+            test: whether every process tests itself before it judges.
+        """
+        ...
+
+    def judged(self, images: ImageInputs, records: Sequence[Any]) -> list[Judged]:
+        """Findings of the records of all images.
+
+        Raises:
+            UserError: an image whose prompt cannot be judged.
+        """
+        ...
+
+
+def judge_images(
     engine: EngineConfig,
     workspace: Workspace,
     folder: str,
-    config: VerdictConfig,
+    judge: Judge,
     images: ImageInputs,
     place: str | Path,
-    detector: Path,
     name: str,
-) -> list[ImageVerdict]:
-    """Verdict on each image; what an interrupted run has judged is not judged again.
+    *,
+    test: bool,
+) -> list[Judged]:
+    """Findings on each image; what an interrupted run has judged is not judged again.
 
     Args:
-        engine: who judges; the verdicts do not depend on that.
+        engine: who judges; the findings do not depend on that.
         workspace: of the stage.
-        folder: name of the folder in it that keeps the verdicts.
-        config: numbers of the verdict.
+        folder: name of the folder in it that keeps the findings.
+        judge: the benchmark.
         images: the images.
         place: directory that they were opened from.
-        detector: folder of the checkpoint that finds objects.
         name: shown beside the progress.
+        test: whether every process tests itself first.
     """
-    prompts = [Prompt.from_json(images.meta(i)) for i in range(len(images))]
-    labels = sorted({r.name for prompt in prompts for r in (*prompt.include, *prompt.exclude)})
-    shards = cut(len(images), _SHARD)
-    names = [f"{folder}/verdicts-{number:05d}.json" for number in range(len(shards))]
+    shards = cut(len(images), SHARD)
+    names = [f"{folder}/judged-{number:05d}.json" for number in range(len(shards))]
     # absolute: another process may work in another directory
-    work = JudgeWork(config, str(Path(place).absolute()), detector.absolute(), tuple(labels))
+    work = judge.work(str(Path(place).absolute()), test=test)
     write_shards(engine, workspace, f"judge {name}", names, [len(shard) for shard in shards], work)
     records = [record for each in names for record in json.loads((workspace.path / each).read_bytes())]
-    return [ImageVerdict.from_json(prompt, record) for prompt, record in zip(prompts, records, strict=True)]
+    return judge.judged(images, records)

@@ -8,20 +8,18 @@ import torch
 
 from lightgen.core.artifact import Artifact
 from lightgen.core.directory import json_bytes, whole_file
-from lightgen.core.draws import draw_key
 from lightgen.core.progress import say
 from lightgen.evals.quality import psnr
 from lightgen.evals.verdict import VerdictConfig
 from lightgen.ports.autoencoder import DiffusersAutoencoder, load_autoencoder
-from lightgen.ports.nano.emoji import EmojiTeacher
-from lightgen.ports.nano.language import draw_prompt
 from lightgen.stages.checkpoint import load_detector
 from lightgen.stages.distill import DistillConfig, distill
 from lightgen.stages.encode import EncodeConfig, encode
 from lightgen.stages.export import export_nano
 from lightgen.stages.journal import Journal
+from lightgen.stages.known_renders import mixed_wrong_renders, right_renders
 from lightgen.stages.pixels import to_uint8
-from lightgen.stages.self_test import render_share
+from lightgen.stages.self_test import judge_known, share_right
 from lightgen.stages.tasks import TrainConfig
 from lightgen.stages.train import train
 
@@ -99,14 +97,14 @@ def measure_parts(student: Artifact, detector: Artifact, num_prompts: int, seed:
     def round_trip(images: np.ndarray) -> np.ndarray:
         return _round_trip(autoencoder, images)
 
-    prompts = [draw_prompt(seed, index, "test").prompt for index in range(num_prompts)]
-    seeds = [draw_key(seed, "measured scene", index) for index in range(num_prompts)]
-    images = EmojiTeacher().generate(prompts, seeds, 128, 128)
+    right = [picture for picture in right_renders(num_prompts, seed) if picture.right]
+    wrong = mixed_wrong_renders(num_prompts, seed)
+    images = np.stack([picture.image for picture in right])
     return {
         "psnr_db": float(np.mean(psnr(round_trip(images), images))),
-        "right_renders": render_share(finder, verdict, num_prompts, seed, wrong=False),
-        "round_trips": render_share(finder, verdict, num_prompts, seed, wrong=False, change=round_trip),
-        "wrong_renders": render_share(finder, verdict, num_prompts, seed, wrong=True),
+        "right_renders": share_right(judge_known(finder, right, verdict)),
+        "round_trips": share_right(judge_known(finder, right, verdict, round_trip)),
+        "wrong_renders": share_right(judge_known(finder, wrong, verdict)),
     }
 
 

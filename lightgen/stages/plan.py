@@ -1,8 +1,7 @@
 """Does a run fit on these devices, how long does it take, and what to change where it does not fit."""
 
-import json
 from collections.abc import Iterator
-from dataclasses import fields, replace
+from dataclasses import replace
 from functools import cached_property
 from math import ceil
 from pathlib import Path
@@ -25,7 +24,7 @@ from lightgen.stages.budget import (
     state_bytes,
     text_is_fixed,
 )
-from lightgen.stages.checkpoint import open_checkpoint, require_part
+from lightgen.stages.checkpoint import open_checkpoint, transformer_shape
 from lightgen.stages.setting import Setting
 from lightgen.stages.tasks import DPOTask, PretrainTask
 from lightgen.training.config import FitConfig, RunConfig
@@ -50,10 +49,7 @@ def find_shape(
     """
     shape = (task.model if isinstance(task, PretrainTask) else None) or usual
     if start is not None and (isinstance(task, DPOTask) or task.model is None):
-        folder = require_part(open_checkpoint(start), "transformer").path / "transformer"
-        record = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        names = [each.name for each in fields(TransformerConfig)]
-        shape = TransformerConfig(**{name: record[name] for name in names})
+        shape = transformer_shape(open_checkpoint(start))
     if isinstance(task, PretrainTask) and task.text_encoder == "new":
         shape = replace(shape, text_width=NANO_TEXT_WIDTH)
     if shape.text_width == NANO_TEXT_WIDTH:

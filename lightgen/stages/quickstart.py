@@ -13,7 +13,8 @@ from lightgen.core.progress import duration, say
 from lightgen.stages.checkpoint import NANO, open_checkpoint, open_detector
 from lightgen.stages.distill import DistillConfig, distill
 from lightgen.stages.encode import EncodeConfig, encode
-from lightgen.stages.evaluate import EvaluateConfig, evaluate
+from lightgen.stages.evaluate import evaluate
+from lightgen.stages.evaluate_config import EvaluateConfig
 from lightgen.stages.journal import Journal
 from lightgen.stages.quickstart_page import quickstart_page
 from lightgen.stages.rank import RankConfig, rank

@@ -9,10 +9,11 @@ from typing import Any, Literal
 
 import numpy as np
 
-from lightgen.core.artifact import Artifact, begin_artifact, open_artifact
+from lightgen.core.artifact import Artifact, open_artifact
 from lightgen.core.config import config_to_dict
 from lightgen.core.errors import UserError
 from lightgen.core.prompt import Prompt
+from lightgen.core.together import begin_together, commit_together
 from lightgen.data.images import EncodedRecord, ImageShards, write_encoded_shard
 from lightgen.data.pairs import pair_up
 from lightgen.evals.scores import ImageVerdict, evaluate_images
@@ -82,7 +83,7 @@ def rank(
     settings = {"stage": "rank", **config_to_dict(config), **inputs.identity()}
     if place is not None:
         settings["scorer_files"] = place.identity()
-    found = begin_artifact(out, "images", settings, parents)
+    found = begin_together(out, "images", settings, parents)
     if isinstance(found, Artifact):
         return found
     with found as workspace:
@@ -92,7 +93,7 @@ def rank(
         places = tuple(str(Path(path).absolute()) for path in images)
         work = RankWork(config, places, None if judge is None else judge.path.absolute(), place)
         write_shards(engine, workspace, "rank", names, [len(shard) for shard in shards], work)
-        return workspace.commit(_counts(workspace.path, len(inputs.sources)))
+        return commit_together(workspace, _counts(workspace.path, len(inputs.sources)))
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from lightgen.evals.page import cell_number, duration, short_number
 from lightgen.evals.report import Fact, Picture, Report
 
 PNG = b"\x89PNG\r\n\x1a\n" + struct.pack(">I4sII", 13, b"IHDR", 128, 64) + b"rest"
+WEBP = b"RIFF\0\0\0\0WEBPVP8 " + bytes(10) + struct.pack("<HH", 96, 48)
 EVIL = "<script>alert(1)</script> & \"quoted\" 'too'"
 VOID = {"meta", "img", "path", "br"}
 
@@ -152,7 +153,7 @@ def test_table_aligns_numbers_and_names_rows() -> None:
 
 def test_pictures_carry_their_bytes_and_their_size() -> None:
     report = Report("t", "s")
-    kinds = {"png": PNG, "jpeg": b"\xff\xd8\xff\xe0 jpeg", "webp": b"RIFF\0\0\0\0WEBPVP8 "}
+    kinds = {"png": PNG, "jpeg": b"\xff\xd8\xff\xe0 jpeg", "webp": WEBP}
     for data in kinds.values():
         report.pictures([Picture(data, "a dog")], "grid", columns=4)
     images = Page(report.html()).all("img")
@@ -163,8 +164,17 @@ def test_pictures_carry_their_bytes_and_their_size() -> None:
         assert (image["alt"], image["loading"]) == ("a dog", "lazy")
     assert (images[0]["width"], images[0]["height"]) == ("128", "64")
     assert "width" not in images[1]
+    assert (images[2]["width"], images[2]["height"]) == ("96", "48")
     with pytest.raises(ValueError, match="allowed: an encoded PNG"):
         report.pictures([Picture(b"GIF89a", "a dog")], "grid")
+
+
+def test_a_folded_grid_is_behind_its_words() -> None:
+    report = Report("t", "s")
+    report.pictures([Picture(PNG, "a dog")], "grid", folded="counting: 0.5 & more")
+    html = report.html()
+    assert "<details><summary>counting: 0.5 &amp; more</summary><figure" in html
+    assert len(Page(html).all("img")) == 1
 
 
 @pytest.mark.parametrize(("good", "word"), [(True, "✓ right"), (False, "✗ wrong"), (None, None)])

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -9,10 +10,13 @@ from lightgen.data.prompts import write_prompts
 from lightgen.evals.statistics import BootstrapConfig
 from lightgen.ports.nano.emoji import EmojiTeacherConfig, ErrorKnob
 from lightgen.ports.protocols import Detection
-from lightgen.stages import evaluate as stage
-from lightgen.stages import judge as judging
+from lightgen.stages import object_judge as judging
+from lightgen.stages import subjects as drawing
+from lightgen.stages.detector import DetectorPlace
 from lightgen.stages.distill import NanoPrompts, distill, nano_prompts
-from lightgen.stages.evaluate import EvaluateConfig, evaluate
+from lightgen.stages.evaluate import evaluate
+from lightgen.stages.evaluate_config import EvaluateConfig
+from lightgen.stages.object_judge import ObjectJudgeConfig
 from lightgen.stages.self_test import SelfTestConfig
 from tests.stages.toy import toy_distill, toy_student, write_student
 
@@ -24,7 +28,9 @@ CONFIG = EvaluateConfig(
     batch_size=4,
     student=toy_student(),
     bootstrap=BootstrapConfig(resamples=200),
-    self_test=SelfTestConfig(num_prompts=4, least_right=0.0, most_wrong=1.0),
+    judge=ObjectJudgeConfig(
+        self_test=SelfTestConfig(num_prompts=4, least_right=0.0, most_wrong=1.0, least_overlap=0.0)
+    ),
 )
 
 
@@ -35,7 +41,12 @@ def report_of(artifact):
 def test_checkpoints(toy, tmp_path):
     other = write_student(tmp_path / "other", seed=1)
     made = evaluate(CONFIG, tmp_path / "report", [toy.student.path, other.path], detector=toy.detector.path)
-    assert sorted(made.manifest["files"]) == ["report.html", "report.json"]
+    assert sorted(made.manifest["files"]) == [
+        "report.html",
+        "report.json",
+        "results-1.jsonl",
+        "results-2.jsonl",
+    ]
     assert [p["digest"] for p in made.parents] == [toy.student.digest, other.digest, toy.detector.digest]
     report = report_of(made)
     assert set(report["tasks"]) == set(TAGS)
@@ -44,7 +55,7 @@ def test_checkpoints(toy, tmp_path):
     assert [s["name"] for s in report["subjects"]] == ["student", "other"]
     assert report["subjects"][0]["digest"] == toy.student.digest
     assert (report["comparisons"][0]["first"], report["comparisons"][0]["second"]) == ("student", "other")
-    assert set(report["self_test"]) == {"right_renders", "wrong_renders"}
+    assert {"right", "wrong", "overlap"} <= set(report["self_test"])
     assert report["settings"]["images_per_prompt"] == 1
     images = report["subjects"][1]["images"]
     assert [image["prompt"] for image in images] == [prompt.prompt for prompt in nano_prompts(CONFIG.prompts)]
@@ -78,8 +89,8 @@ def test_images_and_a_paired_comparison(tmp_path, toy, monkeypatch):
     blunder = EmojiTeacherConfig(errors=ErrorKnob(wrong_class=1))
     wrong = distill(toy_distill(prompts=prompts, teacher=blunder), tmp_path / "wrong")
     truth = Truth(wrong.path, right.path)
-    monkeypatch.setattr(judging, "load_detector", lambda _: truth)
-    monkeypatch.setattr(stage, "self_test", lambda *_: {"right_renders": 1.0, "wrong_renders": 0.0})
+    monkeypatch.setattr(DetectorPlace, "load", lambda _: truth)
+    monkeypatch.setattr(judging, "self_test", lambda *_: {"right": 1.0, "wrong": 0.0})
     made = evaluate(CONFIG, tmp_path / "report", [wrong.path, right.path], detector=toy.detector.path)
     report = report_of(made)
     assert report["overall"] == 0.0
@@ -118,7 +129,7 @@ def test_prompts_from_a_file(toy, tmp_path):
 
 
 def test_a_killed_run_continues(toy, tmp_path, monkeypatch):
-    drawn, make, judge = [], stage.distill, judging.evaluate_images
+    drawn, make, judge = [], drawing.distill, judging.evaluate_images
 
     def count(*arguments):
         drawn.append(arguments)
@@ -127,7 +138,7 @@ def test_a_killed_run_continues(toy, tmp_path, monkeypatch):
     def die(*arguments, **named):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(stage, "distill", count)
+    monkeypatch.setattr(drawing, "distill", count)
     monkeypatch.setattr(judging, "evaluate_images", die)
     with pytest.raises(KeyboardInterrupt):
         evaluate(CONFIG, tmp_path / "report", [toy.student.path], detector=toy.detector.path)
@@ -143,8 +154,8 @@ def test_a_killed_run_continues(toy, tmp_path, monkeypatch):
 
 
 def test_a_detector_that_sees_nothing_is_not_believed(toy, tmp_path):
-    strict = EvaluateConfig(student=toy_student(), self_test=SelfTestConfig(num_prompts=4))
-    with pytest.raises(UserError, match="self-test calls 0.00 of right renders, .* allowed: at least 0.9"):
+    strict = replace(CONFIG, judge=ObjectJudgeConfig(self_test=SelfTestConfig(num_prompts=4)))
+    with pytest.raises(UserError, match="self-test gives 0.00 of right pictures .* allowed: at least 0.9"):
         evaluate(strict, tmp_path / "report", [toy.student.path], detector=toy.detector.path)
 
 
