@@ -90,11 +90,18 @@ def _parser(stage: str, prog: str, doc: str) -> Parser:
         )
     if stage == "evaluate":
         parser.add_argument(
-            "--prompts", nargs="+", default=[], metavar="FILE", help="prompts in GenEval's schema"
+            "--prompts",
+            nargs="+",
+            default=[],
+            metavar="FILE",
+            help="prompts in GenEval's schema, or the file of GenEval 2 or DPG-Bench",
+        )
+        parser.add_argument(
+            "--reference", metavar="DIR", help="images that fidelity is measured against (nano: renders)"
         )
     if stage in ("evaluate", "rank", "align"):
         parser.add_argument(
-            "--detector", metavar="DIR", help="checkpoint of the detector (default: the shipped one)"
+            "--detector", metavar="DIR", help="checkpoint or folder of the detector (default: the recipe's)"
         )
     if stage in _ENGINED:
         add = parser.add_argument_group("who runs it (what comes out does not depend on it)").add_argument
@@ -181,7 +188,8 @@ def _run_engined(stage: str, config: Any, found: argparse.Namespace, engine: "En
         return rank(config, found.out, found.inputs, found.detector, engine)
     from lightgen.stages.evaluate import evaluate
 
-    return evaluate(config, found.out, found.inputs, found.prompts, found.detector, engine)
+    named = (found.prompts, found.detector, engine, found.reference)
+    return evaluate(config, found.out, found.inputs, *named)
 
 
 def _report(made: Artifact | str) -> None:

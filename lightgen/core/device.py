@@ -2,6 +2,7 @@
 
 import functools
 import os
+import platform
 import re
 import shutil
 import sys
@@ -163,6 +164,18 @@ def _measured(dtype: torch.dtype, threads: int) -> float:
         if time.perf_counter() - began + 40 * took > _MEASURE_S:
             break  # the next size takes eight times as long
     return best
+
+
+def multiplies_bf16(device: torch.device | str) -> bool:
+    """Whether a device multiplies bf16 itself; CPUs that do not take several times as long as in fp32."""
+    if torch.device(device).type != "cpu":
+        return True
+    # x86 without AVX-512 converts every factor; of others (Arm) nothing is known, so they keep what was asked
+    return torch.backends.cpu.get_cpu_capability() not in ("DEFAULT", "AVX2") or not _is_x86()
+
+
+def _is_x86() -> bool:
+    return platform.machine().lower() in ("x86_64", "amd64", "i686")
 
 
 def free_memory(device: torch.device | None = None) -> int | None:

@@ -1,7 +1,9 @@
 """How sure a share of right images is: bootstrap intervals over prompts, and a paired test of two runs."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
 
@@ -105,6 +107,18 @@ def unanimous_interval(share: float, num_prompts: int, coverage: float) -> tuple
     assert share in (0.0, 1.0), share
     bound = ((1 - coverage) / 2) ** (1 / num_prompts)
     return (bound, 1.0) if share else (0.0, 1 - bound)
+
+
+def alike_interval(share: float, num_prompts: int, coverage: float) -> tuple[float, float]:
+    """Interval of a mean in (0, 1) where all prompts have it, so that every resample is alike.
+
+    Source: Wilson 1927, the score interval, with a prompt for a trial.
+    """
+    z = NormalDist().inv_cdf((1 + coverage) / 2)
+    middle = (share + z * z / (2 * num_prompts)) / (1 + z * z / num_prompts)
+    half = math.sqrt(share * (1 - share) / num_prompts + (z / (2 * num_prompts)) ** 2)
+    half *= z / (1 + z * z / num_prompts)
+    return max(0.0, middle - half), min(1.0, middle + half)
 
 
 def p_value(difference: float, exchanged: np.ndarray) -> float:

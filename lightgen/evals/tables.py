@@ -13,6 +13,7 @@ from lightgen.core.prompt import TAGS
 from lightgen.evals.statistics import (
     BootstrapConfig,
     Shares,
+    alike_interval,
     exchanged_differences,
     interval,
     mean_of,
@@ -211,6 +212,8 @@ def _score(
         low, high = unanimous_interval(shares.share, num_prompts, config.coverage)
     else:
         low, high = interval(resampled, config.coverage)
+        if low == high:
+            low, high = alike_interval(shares.share, num_prompts, config.coverage)
     return Score(shares.share, low, high, num_prompts, num_images), resampled
 
 

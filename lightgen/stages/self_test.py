@@ -31,7 +31,7 @@ class SelfTestConfig:
 
     num_prompts: int = 120
     seed: int = 1
-    least_right: float = 0.9
+    least_right: float = 0.95
     most_wrong: float = 0.1
     least_overlap: float = 0.7
     least_colors: float = 0.8

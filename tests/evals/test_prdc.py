@@ -25,7 +25,7 @@ def test_as_the_package_of_its_authors_computes_it(num, other, k, block, monkeyp
 
 
 def test_points_on_a_line():
-    """With k = 1 balls reach to the neighbour: by 1, 1, 2, 4 of the real ones, by 0.5, 0.5, 18 of the others."""
+    """With k = 1 balls reach to the neighbour: by 1, 1, 2, 4 of the real, by 0.5, 0.5, 18 of the others."""
     real, fake = np.array([[0.0], [1.0], [3.0], [7.0]]), np.array([[1.5], [2.0], [20.0]])
     found = prdc(real, fake, k=1)
     # 1.5 lies within 1 of 1 and within 2 of 3; 2 within 2 of 3, and on the border of the ball of 1

@@ -89,6 +89,15 @@ def test_unanimous_task_is_not_certain(answer: int) -> None:
     assert (table.overall.low, table.overall.high) == (score.low, score.high)
 
 
+def test_prompts_that_all_agree_are_not_certain_either() -> None:
+    """Four prompts of one right image in two: resamples are alike, and four prompts say little."""
+    score = score_table(run("colors", [[1, 0]] * 4), CONFIG).tasks["colors"]
+    # Wilson, n = 4, p = .5: .5 -+ 1.96 * sqrt(1/16 + (1.96/8)^2) / (1 + 1.96^2/4)
+    assert (score.low, score.high) == pytest.approx((0.15, 0.85), abs=1e-3)
+    more = score_table(run("colors", [[1, 0]] * 400), CONFIG).tasks["colors"]
+    assert (more.low, more.high) == pytest.approx((0.4512, 0.5488), abs=1e-3)
+
+
 def test_coverage_widens_the_interval() -> None:
     answers = run("colors", [[1], [0]] * 30)
     narrow, wide = (score_table(answers, replace(CONFIG, coverage=c)).overall for c in (0.5, 0.99))

@@ -190,6 +190,24 @@ def test_direction_is_a_share_of_the_whole_distance() -> None:
     assert at(65) == {"below"}
 
 
+def test_a_small_offset_beyond_the_margin_is_a_relation() -> None:
+    """Half a pixel is one, a thousandth of one is not: GenEval's bound is 1e-3, far below a pixel."""
+    other = found("b", side=0.0).box
+    assert relations(found("a", center=(50.5, 50), side=0.0).box, other, 0.1) == {"right of"}
+    assert relations(found("a", center=(50.0005, 50), side=0.0).box, other, 0.1) == frozenset()
+
+
+def test_half_of_the_distance_is_no_direction_yet() -> None:
+    """Offsets of 6 and 8 px, 10 px apart, less a margin of 1: 5 of 10 across, 7 of 10 down."""
+    boxes = (56.0, 58.0, 61.0, 63.0), (50.0, 50.0, 55.0, 55.0)
+    assert relations(*boxes, 0.1) == {"below"}
+
+
+def test_a_prompt_may_only_exclude() -> None:
+    prompt = asked(exclude=(Requirement(name="dog"),))
+    assert judge(prompt, found("cat")).correct and not judge(prompt, found("dog")).correct
+
+
 def test_margin_is_taken_per_axis() -> None:
     """A wide flat box: the margin along x swallows an offset that would count along y."""
     wide, other = (0.0, 40.0, 100.0, 44.0), (20.0, 60.0, 120.0, 64.0)

@@ -1,22 +1,32 @@
+import io
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
+from PIL import Image
 
+from lightgen.core.config import config_from_dict
+from lightgen.core.draws import numpy_draws
 from lightgen.core.errors import UserError
 from lightgen.core.prompt import TAGS, Prompt, Requirement
 from lightgen.data.images import ImageShards
 from lightgen.data.prompts import write_prompts
+from lightgen.evals.contact_sheet import fitting_thumbnails
 from lightgen.evals.statistics import BootstrapConfig
 from lightgen.ports.nano.emoji import EmojiTeacherConfig, ErrorKnob
 from lightgen.ports.protocols import Detection
+from lightgen.sampling.decode import DecodeConfig
 from lightgen.stages import object_judge as judging
 from lightgen.stages import subjects as drawing
+from lightgen.stages.checkpoint import transformer_shape
 from lightgen.stages.detector import DetectorPlace
 from lightgen.stages.distill import NanoPrompts, distill, nano_prompts
 from lightgen.stages.evaluate import evaluate
 from lightgen.stages.evaluate_config import EvaluateConfig
+from lightgen.stages.fidelity import FidelityConfig
 from lightgen.stages.object_judge import ObjectJudgeConfig
+from lightgen.stages.sampling_cost import sample_flops
 from lightgen.stages.self_test import SelfTestConfig
 from tests.stages.toy import toy_distill, toy_student, write_student
 
@@ -155,7 +165,7 @@ def test_a_killed_run_continues(toy, tmp_path, monkeypatch):
 
 def test_a_detector_that_sees_nothing_is_not_believed(toy, tmp_path):
     strict = replace(CONFIG, judge=ObjectJudgeConfig(self_test=SelfTestConfig(num_prompts=4)))
-    with pytest.raises(UserError, match="self-test gives 0.00 of right pictures .* allowed: at least 0.9"):
+    with pytest.raises(UserError, match="self-test gives 0.00 of right pictures .* allowed: at least 0.95"):
         evaluate(strict, tmp_path / "report", [toy.student.path], detector=toy.detector.path)
 
 
@@ -168,3 +178,50 @@ def test_what_is_refused(toy, tmp_path):
         evaluate(CONFIG, tmp_path / "x", [toy.detector.path], detector=toy.detector.path)
     with pytest.raises(UserError, match="no such directory"):
         evaluate(CONFIG, tmp_path / "x", [tmp_path / "nothing"], detector=toy.detector.path)
+
+
+def test_what_a_picture_costs(toy, tmp_path):
+    images = distill(toy_distill(prompts=CONFIG.prompts), tmp_path / "images")
+    report = report_of(evaluate(CONFIG, tmp_path / "report", [toy.student.path, images.path]))
+    drawn, given = (subject["cost"] for subject in report["subjects"])
+    shape, decode = transformer_shape(toy.student), drawn["decoding"]
+    assert (decode["num_iterations"], decode["num_head_steps"]) == (3, 2)
+    config = config_from_dict(DecodeConfig, decode)
+    assert drawn["tflop_per_image"] == pytest.approx(sample_flops(shape, (4, 4), config, 4) / 1e12)
+    assert drawn["draw_s_per_image"] > 0 and drawn["judge_s_per_image"] > 0 and drawn["memory_gb"] > 0.1
+    assert "tflop_per_image" not in given and "draw_s_per_image" not in given
+
+
+def test_distances_to_renders_and_to_other_images(toy, tmp_path):
+    config = replace(CONFIG, fidelity=FidelityConfig(metrics=("fd", "prdc"), neighbors=2))
+    report = report_of(evaluate(config, tmp_path / "report", [toy.student.path]))
+    found = report["subjects"][0]["fidelity"]
+    assert set(found["metrics"]) == {
+        f"{m}_nano" for m in ("fd", "precision", "recall", "density", "coverage")
+    }
+    assert (found["images"], found["reference"]) == (6, 6)
+    assert (
+        "draw reference" in report["seconds"] and "Fidelity" in (tmp_path / "report/report.html").read_text()
+    )
+    alone = replace(config, judge=None)
+    made = evaluate(alone, tmp_path / "alone", [toy.images.path], reference=toy.images.path)
+    report = report_of(made)
+    assert "overall" not in report and "scoring" not in report
+    assert report["subjects"][0]["fidelity"]["metrics"]["fd_nano"]["value"] == pytest.approx(0, abs=1e-6)
+    assert sorted(made.manifest["files"]) == ["report.html", "report.json"]
+    assert len(made.parents) == 2, "the images, and the reference"
+    with pytest.raises(UserError, match="--reference: got one, allowed: with a recipe"):
+        evaluate(CONFIG, tmp_path / "x", [toy.images.path], reference=toy.images.path)
+    with pytest.raises(UserError, match="--reference: got nothing"):
+        evaluate(replace(alone, prompts=None), tmp_path / "x", [toy.images.path])
+    with pytest.raises(UserError, match="got nothing to find out"):
+        evaluate(replace(CONFIG, judge=None), tmp_path / "x", [toy.images.path])
+
+
+def test_a_page_of_many_pictures_is_light():
+    """Pictures of noise are the heaviest there are; they shrink until the page fits."""
+    images = [numpy_draws(0, "noise", i).integers(0, 256, (128, 128, 3), np.uint8) for i in range(12)]
+    found = fitting_thumbnails(lambda: images, 20_000)
+    assert len(found) == 12 and sum(map(len, found)) <= 20_000
+    assert fitting_thumbnails(lambda: images, 2_000) == []
+    assert Image.open(io.BytesIO(fitting_thumbnails(lambda: images, 10**6)[0])).size == (128, 128)
