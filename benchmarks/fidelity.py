@@ -13,6 +13,7 @@ strength: blur in pixels, noise in levels of 255, JPEG by quality, round trips t
 autoencoder, pictures of fewer classes (how many are left; what remains of the pictures is repeated to as
 many), and a teacher that draws the wrong class (how often). All numbers are of nano features. The last kind
 is no damage to them: wrong pictures are of the same distribution as right ones, and no prompt is looked at.
+Perfect renders are drawn four times; what is farther off than all of them is told apart.
 """
 
 import argparse
@@ -55,6 +56,7 @@ METRICS: dict[str, Callable[[np.ndarray, np.ndarray], Any]] = {
 }
 BY_PAIRS = ("cmmd", "prdc")
 SIDE, BATCH = 128, 50
+OTHER_DRAWS = (3, 4, 5)
 
 
 def main() -> None:
@@ -138,27 +140,29 @@ def order(num: int) -> dict[str, Any]:
     """Rows of each kind of damage by strength, and whether each number is ordered by them."""
     extractor = find_features(FeaturesConfig()).load()
     reference, images = extractor.features(renders(1, num)), renders(2, num)
-    perfect = numbers(extractor.features(images), reference)
-    perfect["fd_of_halves"] = round(halves_distance(reference), 4)
-    sys.stdout.write(f"{'perfect':24s} {json.dumps(perfect)}\n")
-    found: dict[str, Any] = {"images": num, "perfect": perfect, "damage": {}}
+    perfect = [numbers(extractor.features(images), reference)]
+    perfect += [numbers(extractor.features(renders(seed, num)), reference) for seed in OTHER_DRAWS]
+    sys.stdout.write("".join(f"{'perfect':24s} {json.dumps(row)}\n" for row in perfect))
+    halves = round(halves_distance(reference), 4)
+    found: dict[str, Any] = {"images": num, "perfect": perfect, "fd_of_halves": halves, "damage": {}}
     for kind, strengths in damage(images, num):
         rows = []
         for strength, damaged in strengths:
             row = {"strength": strength, **numbers(extractor.features(damaged), reference)}
+            row["told_apart"] = row["fd"] > max(each["fd"] for each in perfect)
             rows.append(row)
             sys.stdout.write(f"{kind:14s} {strength:<9g} {json.dumps(row)}\n")
             sys.stdout.flush()
-        names = ("fd", "kid", "precision", "density", "coverage")
-        ordered = {name: is_ordered([perfect[name], *(row[name] for row in rows)]) for name in names}
+        ordered = {
+            name: is_ordered([perfect[0][name], *(row[name] for row in rows)]) for name in ("fd", "kid")
+        }
         found["damage"][kind] = {"rows": rows, "ordered": ordered}
     return found
 
 
 def is_ordered(values: list[float]) -> bool:
-    """Whether they rise or fall all the way, steps of nothing allowed."""
-    steps = np.diff(values)
-    return bool((steps >= 0).all() or (steps <= 0).all())
+    """Whether they rise all the way."""
+    return bool((np.diff(values) > 0).all())
 
 
 def numbers(rows: np.ndarray, reference: np.ndarray) -> dict[str, float]:

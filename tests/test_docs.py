@@ -17,6 +17,7 @@ COMMANDS = {
     "quickstart",
     "generate",
     "inpaint",
+    "compare",
     "doctor",
     "inspect",
     "import-checkpoint",

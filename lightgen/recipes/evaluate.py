@@ -81,7 +81,8 @@ def geneval() -> EvaluateConfig:
         height=512,
         width=512,
         judge=ObjectJudgeConfig(
-            detector=DetectorConfig(kind="mask2former"), self_test=SelfTestConfig(least_right=0.9, least_overlap=0.5)
+            detector=DetectorConfig(kind="mask2former"),
+            self_test=SelfTestConfig(least_right=0.9, least_overlap=0.5),
         ),
     )
 

@@ -21,6 +21,8 @@ def add_fidelity(page: Report, results: Sequence[Result]) -> None:
         return
     page.section("Fidelity", "Numbers on sets of pictures, which do not say whether any of them is right.")
     rows = [row for result in results for row in _rows(result)]
+    names = list(dict.fromkeys(row[0] for row in rows))
+    rows.sort(key=lambda row: names.index(row[0]))  # stable: results of one metric side by side
     page.table(
         ["metric", "pictures", "value", "interval or spread", "without a difference", "better"],
         rows,

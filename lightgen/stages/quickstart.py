@@ -7,10 +7,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lightgen.core.artifact import Artifact
+from lightgen.core.device import multiplies_bf16
 from lightgen.core.directory import json_bytes, whole_file
 from lightgen.core.metrics import read_metrics
 from lightgen.core.progress import duration, say
-from lightgen.stages.checkpoint import NANO, open_checkpoint, open_detector
+from lightgen.stages.checkpoint import NANO, open_checkpoint, open_detector, pick_device
 from lightgen.stages.distill import DistillConfig, distill
 from lightgen.stages.encode import EncodeConfig, encode
 from lightgen.stages.evaluate import evaluate
@@ -153,6 +154,8 @@ class _Story:
         self, name: str, latents: str, start: str | Path, config: TrainConfig, minutes: float
     ) -> Artifact:
         """Training of as many steps as fit into the minutes here; noted, so that a rerun agrees."""
+        if not multiplies_bf16(pick_device()):
+            config = replace(config, fit=replace(config.fit, precision="fp32"))
         plan = self.out / f"plan-{name}.json"
         found = json.loads(plan.read_text()) if plan.is_file() else {}
         if found.get("minutes") != minutes:

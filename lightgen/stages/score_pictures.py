@@ -13,7 +13,7 @@ _MAX_REASONS = 12
 _MAX_WON = 12
 _FIRST = 24
 # Base64 makes four bytes of three, and captions come beside it: 15 MB in all.
-_PICTURE_BYTES = 10_000_000
+_PICTURE_BYTES = 9_500_000
 
 
 class Thumbnails:

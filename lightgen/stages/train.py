@@ -10,9 +10,11 @@ import torch
 
 from lightgen.core.artifact import Artifact, Workspace, begin_artifact, open_artifact, workspace_of
 from lightgen.core.config import config_to_dict
+from lightgen.core.device import multiplies_bf16
 from lightgen.core.errors import UserError
+from lightgen.core.progress import say
 from lightgen.core.ranks import answers_expected, from_first, join_ranks, num_ranks, rank
-from lightgen.stages.checkpoint import NANO, open_checkpoint
+from lightgen.stages.checkpoint import NANO, open_checkpoint, pick_device
 from lightgen.stages.picture_jobs import autoencoder_job, detector_job
 from lightgen.stages.preference_job import dpo_job
 from lightgen.stages.snapshots import Snapshots
@@ -52,6 +54,8 @@ def train(
     config.fit.check()
     config.run.check()
     join_ranks(config.run.timeout_s)
+    if rank() == 0 and config.fit.precision == "bf16" and not multiplies_bf16(pick_device()):
+        say("this processor does not multiply bf16 itself: --fit.precision fp32 is several times as fast")
     job, parents = prepare(config, inputs, start, reference, Path(out).parent)
     identity = {"task": config_to_dict(config.task), "fit": config_to_dict(config.fit)}
     settings = {"stage": "train", **identity, **job.identity}

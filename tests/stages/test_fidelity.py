@@ -83,7 +83,7 @@ def test_what_is_told_beside_the_numbers(toy, other, tmp_path):
     assert "12 images and 20 of the reference: below 2,000" in notes
     assert "of 64x64 px, that of the reference of 96x96 px" in notes
     assert "fd_nano is too large by a bias" in notes and "12 images against 20" in notes
-    assert "12 images do not fill the covariance of 192 features" in notes
+    assert "12 images do not fill the covariance of 210 features" in notes
     assert "kid_nano is not the published number, which is of inception features" in notes
     record = json.loads(json.dumps(found.to_json(), allow_nan=False))
     assert record["metrics"]["fd_nano"]["better"] == "lower" and record["reference"] == 20

@@ -57,5 +57,8 @@ def test_a_student_draws_and_is_judged(toy, tmp_path):
         for e in (LOCAL, ONE)
     ]
     local, ray = (json.loads((made.path / "report.json").read_text()) for made in reports)
+    for subject in (*local["subjects"], *ray["subjects"]):
+        cost = subject.pop("cost")
+        assert cost["tflop_per_image"] > 0
     assert ray["subjects"] == local["subjects"]
     assert ray["settings"] == local["settings"]
