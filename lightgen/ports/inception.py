@@ -37,7 +37,7 @@ def load_inception(path: Path, device: torch.device) -> tuple[Callable[[torch.Te
     Source: arXiv 1706.08500 (FID); torch-fidelity 0.4.0 `feature_extractor_inceptionv3.py`.
     """
     module = _torch_fidelity()
-    tensors = read_state_dict(path)
+    tensors = read_state_dict(path, WEIGHTS_SHA256)
     fetch = vars(module)[_FETCH]
     try:
         vars(module)[_FETCH] = lambda *_, **__: tensors

@@ -13,10 +13,12 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from lightgen.core.directory import file_entry
 from lightgen.core.errors import UserError
 
 _MAX_TENSORS, _MAX_HEADER, _MAX_ENTRIES, _MAX_PICKLE = 5_000, 10**6, 50_000, 64 * 2**20
 _LONGEST_NAME = 80
+_BEFORE_ZIP = b"\x80\x02\x8a\nl\xfc\x9cF\xf9"  # how files of torch.save began before PyTorch 1.6
 
 
 @dataclass(frozen=True)
@@ -49,19 +51,24 @@ def read_released(path: Path, ema: bool = True) -> ReleasedWeights:
     return ReleasedWeights(_without_prefixes(_checked(found, part, path), path), part)
 
 
-def read_state_dict(path: Path) -> dict[str, Tensor]:
+def read_state_dict(path: Path, pinned: str | None = None) -> dict[str, Tensor]:
     """Tensors of a safetensors file, or of a checkpoint of torch.save, whose entry `state_dict` they may be.
+
+    Args:
+        path: the file.
+        pinned: SHA-256 [64 hex digits] of the one file that may be of the format of torch.save before PyTorch
+            1.6; it is read by the same unpickler.
 
     Raises:
         UserError: as `read_released`.
     """
-    found, is_archive = _read(path)
+    found, is_archive = _read(path, pinned)
     if is_archive and isinstance(found, Mapping) and isinstance(found.get("state_dict"), Mapping):
         found = found["state_dict"]
     return _without_prefixes(_checked(found, "state_dict", path), path)
 
 
-def _read(path: Path) -> tuple[object, bool]:
+def _read(path: Path, pinned: str | None = None) -> tuple[object, bool]:
     """What the file holds, and whether torch.save wrote it."""
     if not path.is_file():
         raise UserError(f"{path}: no such file, allowed: a released .pth, or .safetensors")
@@ -69,6 +76,8 @@ def _read(path: Path) -> tuple[object, bool]:
         start = file.read(9)
     if start.startswith(b"PK\x03\x04"):
         return _read_archive(path), True
+    if start == _BEFORE_ZIP and pinned is not None and file_entry(path)["sha256"] == pinned:
+        return torch.load(path, map_location="cpu", weights_only=True), True
     if start[8:] == b"{":
         return _read_safetensors(path, int.from_bytes(start[:8], "little")), False
     raise UserError(f"{path}: is neither, allowed: a zip that torch.save wrote, or safetensors")

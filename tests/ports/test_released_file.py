@@ -1,5 +1,6 @@
 import argparse
 import contextlib
+import hashlib
 import io
 import json
 import os
@@ -15,7 +16,7 @@ from safetensors.torch import save_file
 
 from lightgen.core.errors import UserError
 from lightgen.ports import released_file
-from lightgen.ports.released_file import read_released
+from lightgen.ports.released_file import read_released, read_state_dict
 
 WEIGHTS = {"a.weight": torch.arange(6.0).reshape(2, 3), "a.bias": torch.tensor([1.0, -0.0])}
 AVERAGE = {name: tensor / 2 for name, tensor in WEIGHTS.items()}
@@ -265,3 +266,16 @@ def test_a_strange_name_does_not_reach_the_terminal(tmp_path, refused):
     torch.save({"\x1b[2J" + "x" * 500: 3}, buffer)
     (tmp_path / "a.pth").write_bytes(buffer.getvalue())
     assert "\x1b" not in refused(tmp_path / "a.pth")
+
+
+def test_the_old_format_is_read_of_the_one_file_that_is_pinned(tmp_path):
+    path = tmp_path / "old.pth"
+    torch.save({"w": torch.arange(3.0)}, path, _use_new_zipfile_serialization=False)
+    pinned = hashlib.sha256(path.read_bytes()).hexdigest()
+    assert torch.equal(read_state_dict(path, pinned)["w"], torch.arange(3.0))
+    for other in (None, "0" * 64):
+        with pytest.raises(UserError, match="is neither, allowed: a zip that torch.save wrote"):
+            read_state_dict(path, other)
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    with pytest.raises(UserError, match="is neither"):
+        read_state_dict(path, pinned)
