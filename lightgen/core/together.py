@@ -8,7 +8,7 @@ from lightgen.core.artifact import Artifact, Workspace, begin_artifact, open_art
 from lightgen.core.ranks import from_first, join_ranks, meet, rank
 
 # Ranks that are done wait for those that are not; one that dies ends the others by torchrun, not by this.
-_PATIENCE_S = 7 * 24 * 3600.0
+PATIENCE_S = 24 * 3600.0
 
 
 def begin_together(
@@ -21,7 +21,7 @@ def begin_together(
     Raises:
         ArtifactError: as `begin_artifact`, on the first rank.
     """
-    join_ranks(_PATIENCE_S)
+    join_ranks(PATIENCE_S)
     found = begin_artifact(out, kind, config, parents) if rank() == 0 else None
     is_whole = from_first(int(isinstance(found, Artifact)))
     if found is not None:

@@ -14,6 +14,8 @@ from lightgen.evals.tables import Mark
 from lightgen.evals.verdict import VerdictConfig, own_colors, verdict
 from lightgen.ports.protocols import ColorClassifier, Detection, Detector
 
+_BATCH_PX = 32 * 512 * 512  # of a batch, at most: detectors take some fifty bytes a pixel
+
 
 @dataclass(frozen=True)
 class ImageVerdict:
@@ -84,7 +86,7 @@ def evaluate_images(
         config: numbers of the verdict.
         labels: classes asked of the detector; None for those that the prompts name. A run in parts hands the
             same labels to each part, since what an open-vocabulary detector finds depends on them.
-        batch_size: most images per call of the detector.
+        batch_size: most images per call of the detector; fewer of large ones.
 
     Raises:
         UserError: numbers of prompts and images differ, an image is no uint8 [H, W, 3], or a prompt cannot be
@@ -130,8 +132,9 @@ def _judge(
 
 def _batches(images: Iterable[np.ndarray], batch_size: int) -> Iterator[np.ndarray]:
     """Batches uint8 [B, H, W, 3] of consecutive images; one ends early where the size changes."""
-    for _, same_size in itertools.groupby(map(_checked, images), key=lambda image: image.shape):
-        while part := list(itertools.islice(same_size, batch_size)):
+    for (height, width, _), same in itertools.groupby(map(_checked, images), key=lambda each: each.shape):
+        most = max(1, min(batch_size, _BATCH_PX // max(1, height * width)))
+        while part := list(itertools.islice(same, most)):
             yield np.stack(part)
 
 

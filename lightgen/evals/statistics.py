@@ -121,6 +121,15 @@ def alike_interval(share: float, num_prompts: int, coverage: float) -> tuple[flo
     return max(0.0, middle - half), min(1.0, middle + half)
 
 
+def alike_difference(difference: float, num_prompts: int, coverage: float) -> tuple[float, float]:
+    """Interval of a difference in [-1, 1] that all prompts have, so that every resample is alike.
+
+    As many prompts of another kind as could stay unseen by chance may differ by anything from -1 to 1.
+    """
+    unseen = 1 - ((1 - coverage) / 2) ** (1 / num_prompts)
+    return difference - unseen * (1 + difference), difference + unseen * (1 - difference)
+
+
 def p_value(difference: float, exchanged: np.ndarray) -> float:
     """Two-sided probability of so large a difference if the runs do not differ; never exactly 0."""
     # Means of the same counts in another order may differ in the last bit, which must not hide a tie.

@@ -13,6 +13,7 @@ from lightgen.core.prompt import TAGS
 from lightgen.evals.statistics import (
     BootstrapConfig,
     Shares,
+    alike_difference,
     alike_interval,
     exchanged_differences,
     interval,
@@ -130,10 +131,9 @@ def score_table(
         replicates.append(resampled)
     if overall == "images":
         return ScoreTable(_score(images, config, OVERALL)[0], scores)
-    if all(score.value in (0.0, 1.0) for score in scores.values()):
+    low, high = interval(mean_of(replicates), config.coverage)
+    if low == high:  # every task's prompts agree, so that resamples are alike
         low, high = (float(np.mean([getattr(s, side) for s in scores.values()])) for side in ("low", "high"))
-    else:
-        low, high = interval(mean_of(replicates), config.coverage)
     whole = Score(
         float(np.mean([score.value for score in scores.values()])),
         low,
@@ -183,6 +183,8 @@ def compare_runs(
         return Comparison(_difference(runs[0][1], runs[1][1], config, OVERALL)[0], found)
     value = float(np.mean([difference.value for difference in found.values()]))
     low, high = interval(mean_of(resampled), config.coverage)
+    if low == high:
+        low, high = (float(np.mean([getattr(d, side) for d in found.values()])) for side in ("low", "high"))
     return Comparison(Difference(value, low, high, p_value(value, mean_of(exchanged))), found)
 
 
@@ -226,6 +228,8 @@ def _difference(
     exchanged = exchanged_differences(a, b, config, purpose)
     value = b.share - a.share
     low, high = interval(resampled, config.coverage)
+    if low == high:
+        low, high = alike_difference(value, len(a.images), config.coverage)
     return Difference(value, low, high, p_value(value, exchanged)), resampled, exchanged
 
 

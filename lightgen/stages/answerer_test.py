@@ -33,6 +33,15 @@ class AnswererTestConfig:
     least_yes: float = 0.9
     least_no: float = 0.9
 
+    def __post_init__(self) -> None:
+        """Refuse a test of nothing.
+
+        Raises:
+            UserError: fewer than one prompt.
+        """
+        if self.num_prompts < 1:
+            raise UserError(f"self_test.num_prompts is {self.num_prompts}, allowed: a whole number from 1")
+
 
 def answerer_test(
     answerer: Answerer, config: AnswererTestConfig, kind: Literal["nano", "model"]

@@ -18,7 +18,7 @@ from lightgen.stages.score_page import Scored, add_scores, tidy
 
 _MAX_PROMPTS = 24
 # What names a run and says nothing of how it was judged.
-_PASSING = ("plain_images", "bootstrap", "pictures")
+_PASSING = ("subjects", "reference", "bootstrap", "pictures", "fidelity", "features", "scorer")
 
 
 @dataclass(frozen=True)
@@ -105,6 +105,9 @@ def compare(reports: Sequence[str | Path]) -> Compared:
         if {mark.prompt for mark in first.marks} == {mark.prompt for mark in run.marks}:
             how = scoring["overall"], scoring["order"]
             comparisons.append((first.name, run.name, compare_runs(first.marks, run.marks, bootstrap, *how)))
+        else:
+            counts = [str(len({mark.prompt for mark in each.marks})) for each in (first, run)]
+            unlike.append((run.name, "prompts, which are others, so nothing is paired:", *counts))
         unlike += [(run.name, *each) for each in differences(first.settings, run.settings)]
     return Compared(scoring["name"], scoring["measure"], runs, comparisons, unlike)
 

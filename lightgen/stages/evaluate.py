@@ -1,5 +1,6 @@
 """Evaluate: checkpoints or images become a report that says what they show, and how sure that is."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -9,8 +10,8 @@ from lightgen.core.artifact import Artifact, Workspace
 from lightgen.core.config import config_to_dict
 from lightgen.core.errors import UserError
 from lightgen.core.prompt import Prompt
-from lightgen.core.ranks import meet, num_ranks, rank
-from lightgen.core.together import begin_together, commit_together
+from lightgen.core.ranks import answers_expected, meet, num_ranks, rank
+from lightgen.core.together import PATIENCE_S, begin_together, commit_together
 from lightgen.data.prompts import read_prompts
 from lightgen.data.results_file import result_lines
 from lightgen.evals.tables import Comparison, compare_runs
@@ -20,15 +21,15 @@ from lightgen.stages.evaluate_config import EvaluateConfig
 from lightgen.stages.evaluate_run import WORK, EvaluateRun
 from lightgen.stages.features import find_features
 from lightgen.stages.fetch import GENEVAL, fetch
-from lightgen.stages.fidelity import FidelityConfig
+from lightgen.stages.fidelity import FidelityConfig, check_counts
 from lightgen.stages.inputs import open_images
 from lightgen.stages.judge import Judge
 from lightgen.stages.object_judge import ObjectJudge, ObjectJudgeConfig
 from lightgen.stages.question_judge import QuestionJudge, QuestionJudgeConfig
 from lightgen.stages.result import Result
 from lightgen.stages.score_page import score_page
-from lightgen.stages.scorer import find_scorer
-from lightgen.stages.subjects import Subject, open_subjects, plain_identity
+from lightgen.stages.scorer import ScorerPlace, find_scorer
+from lightgen.stages.subjects import Subject, open_subjects
 
 
 def evaluate(
@@ -67,6 +68,7 @@ def evaluate(
     opened = open_subjects(subjects)
     asked = _Asked.find(config, prompts, detector, draws=any(each.checkpoint for each in opened))
     real = _open_reference(config, reference)
+    _check_images(config, asked, opened, real)
     scorer = None if config.scorer is None else find_scorer(config.scorer)
     all_images = [*opened, *([real] if real else [])]
     parents = [
@@ -80,8 +82,24 @@ def evaluate(
         **asked.identity,
         **({"scorer_files": scorer.identity()} if scorer else {}),
         **({"features": _extractors(config.fidelity)} if config.fidelity else {}),
-        "plain_images": plain_identity(all_images),
+        "subjects": [each.identity() for each in opened],
+        "reference": real.identity() if real else None,
     }
+    with answers_expected(lambda: "an evaluation", PATIENCE_S):
+        return _evaluate(config, Path(out), opened, asked, real, scorer, settings, parents, engine)
+
+
+def _evaluate(
+    config: EvaluateConfig,
+    out: Path,
+    opened: Sequence[Subject],
+    asked: "_Asked",
+    real: Subject | None,
+    scorer: ScorerPlace | None,
+    settings: dict[str, Any],
+    parents: Sequence[Artifact],
+    engine: EngineConfig,
+) -> Artifact:
     found = begin_together(out, "report", settings, parents)
     if isinstance(found, Artifact):
         return found
@@ -92,7 +110,8 @@ def evaluate(
             if rank() == 0:
                 _write(config, asked.judge, run, results, settings, parents, workspace)
             meet()
-        counts = {"subjects": len(opened), "prompts": len(asked.prompts)}
+        report = json.loads((workspace.path / "report.json").read_bytes())
+        counts = {"subjects": len(opened), "images": sum(each["num_images"] for each in report["subjects"])}
         if rank() == 0:  # only now: a run killed before this line still has its pictures
             workspace.remove(WORK)
         return commit_together(workspace, counts)
@@ -149,6 +168,19 @@ def _open_reference(config: EvaluateConfig, path: str | Path | None) -> Subject 
     if not isinstance(config.prompts, NanoPrompts):
         raise UserError("--reference: got nothing, allowed: images that fidelity is measured against")
     return None
+
+
+def _check_images(
+    config: EvaluateConfig, asked: _Asked, subjects: Sequence[Subject], real: Subject | None
+) -> None:
+    """Refuse what cannot be judged or measured before anything is begun."""
+    drawn = len(asked.prompts) * config.images_per_prompt
+    reference = drawn if real is None or real.images is None else len(real.images)
+    for each in subjects:
+        if each.images is not None and asked.judge is not None:
+            asked.judge.check(each.images)
+        if config.fidelity is not None:
+            check_counts(config.fidelity, drawn if each.images is None else len(each.images), reference)
 
 
 def _extractors(config: FidelityConfig) -> list[dict[str, Any]]:

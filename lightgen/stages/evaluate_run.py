@@ -1,5 +1,6 @@
 """One evaluation at work: pictures are drawn, judged and measured, in shards that no kill loses."""
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -54,8 +55,7 @@ class EvaluateRun:
     engine: EngineConfig
 
     def __post_init__(self) -> None:
-        """Open the journal."""
-        (self.workspace.path / WORK).mkdir(exist_ok=True)
+        """Name the journal."""
         self.journal = Journal(self.workspace.path / WORK / f"journal-{rank()}.jsonl")
         self.tested: dict[str, float] = {}
 
@@ -65,9 +65,12 @@ class EvaluateRun:
         Raises:
             UserError: a judge that fails its self-test, or images that cannot be read or judged.
         """
+        began, used = time.monotonic(), time.process_time()
         if self.judge is not None:
-            with self.journal.stage("self-test"):
-                self.tested = self.judge.self_test()
+            self.tested = self.judge.self_test()
+        # only now: a judge that is refused leaves nothing behind
+        (self.workspace.path / WORK).mkdir(exist_ok=True)
+        self.journal.note("self-test", time.monotonic() - began, time.process_time() - used)
         if rank() == 0 and self.prompts and not self.workspace.has(_PROMPTS):
             with self.workspace.file(_PROMPTS) as temporary:
                 write_prompts(temporary, self.prompts)
@@ -106,7 +109,7 @@ class EvaluateRun:
     def _judged(self, number: int, subject: Subject, images: ImageInputs, place: Path) -> list[Judged]:
         if self.judge is None:
             return []
-        test = self.engine.name == "ray" or rank() > 0  # this process was tested
+        test = self.engine.name == "ray"  # other processes than this, which was tested
         folder, name = f"{WORK}/{number}-judged", subject.name
         return judge_images(self.engine, self.workspace, folder, self.judge, images, place, name, test=test)
 

@@ -17,7 +17,7 @@ from lightgen.core.cache import cache_folder
 from lightgen.core.config import digest
 from lightgen.core.directory import lock_file, whole_file
 from lightgen.core.errors import UserError
-from lightgen.core.progress import Progress, say
+from lightgen.core.progress import say
 from lightgen.core.ranks import from_first, meet, num_ranks, rank
 from lightgen.ports.features import (
     DEFAULT_MODELS,
@@ -32,7 +32,7 @@ from lightgen.ports.protocols import FeatureExtractor
 from lightgen.stages.checkpoint import load_detector, open_detector, part_digest, pick_device
 from lightgen.stages.engine import EngineConfig, Writer, cut, write_shards
 from lightgen.stages.hub import cached, hash_files
-from lightgen.stages.inputs import ImageInputs, open_images
+from lightgen.stages.inputs import ImageInputs, content_digest, open_images
 
 _PREPARED = 1  # how images are prepared for an extractor; another number is other features
 _SHARD = 512  # images at least, in whole batches: an image meets the model in the same company
@@ -236,15 +236,7 @@ def _hash(path: Path, rows: np.ndarray) -> str:
 
 def _key(place: FeaturesPlace, images: ImageInputs, name: str) -> str:
     """Digest [32 hex digits] of all that features depend on: the extractor's files, and each image's."""
-    source: Any = [artifact.digest for artifact in images.artifacts]
-    if images.plain:
-        found = hashlib.sha256()
-        with Progress(f"hash {name}".strip(), len(images), "images") as progress:
-            for i in range(len(images)):
-                found.update(hashlib.sha256(images.encoded(i).data).digest())
-                progress.advance()
-        source = found.hexdigest()
-    return digest({"extractor": place.identity(), "images": source})[:32]
+    return digest({"extractor": place.identity(), "images": content_digest(images, name)})[:32]
 
 
 def _shard_size(config: FeaturesConfig) -> int:

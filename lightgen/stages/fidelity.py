@@ -169,7 +169,7 @@ def measure_fidelity(
     config.check()
     places = {each: find_features(each) for each in dict.fromkeys(map(config.features, config.metrics))}
     images, others = len(subject[0]), len(reference[0])
-    _check_counts(config, images, others)
+    check_counts(config, images, others)
     notes = notes_on_images(subject[0], reference[0])
     found: dict[Metric, list[Measured]] = {}
     extractors: dict[str, list[dict[str, Any]]] = {}
@@ -262,8 +262,8 @@ def _measured(
     )
 
 
-def _check_counts(config: FidelityConfig, images: int, reference: int) -> None:
-    """Refuse too few images before any model is asked."""
+def check_counts(config: FidelityConfig, images: int, reference: int) -> None:
+    """Raises UserError: too few images of a side for a metric."""
     for metric in config.metrics:
         least = config.neighbors + 1 if metric == "prdc" else 2
         if min(images, reference) < least:

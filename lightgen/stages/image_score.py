@@ -86,7 +86,7 @@ def mean_score(
     if not len(scores):
         raise UserError(f"{kind}: got no images, allowed: one or more")
     config = config or BootstrapConfig()
-    known = {prompt: number for number, prompt in enumerate(dict.fromkeys(prompts))}
+    known = {prompt: number for number, prompt in enumerate(sorted(set(prompts)))}
     rows = np.array([known[prompt] for prompt in prompts])
     sums, counts = np.bincount(rows, scores, len(known)), np.bincount(rows, minlength=len(known))
     # scores may leave [0, 1], which the resampling does not mind

@@ -12,8 +12,9 @@ from typing import Any, Literal
 import numpy as np
 
 from lightgen.core.artifact import Artifact, open_artifact
+from lightgen.core.config import digest
 from lightgen.core.errors import UserError
-from lightgen.core.progress import say
+from lightgen.core.progress import Progress, say
 from lightgen.data.folders import FolderPairs
 from lightgen.data.geneval_folder import GenEvalFolder, is_geneval_folder
 from lightgen.data.images import EncodedRecord, ImageReader, ImageRecord, ImageShards, Skipped
@@ -118,7 +119,7 @@ def open_images(paths: Sequence[str | Path], *, verify: bool = True) -> ImageInp
             artifacts.append(open_artifact(path, "images", verify=verify))
             sources.append(ImageShards(path))
             continue
-        source = _open_plain(path, kind, told)
+        source = _open_plain(path, kind, told, aloud=verify)
         sources.append(source)
         plain.append({"name": path.resolve().name, **_files(path, kind, source), **told})
         places.append(number)
@@ -142,6 +143,23 @@ def changed_at(paths: Sequence[str | Path]) -> str:
                 known = file.stat() if file.is_file() else None
                 if known is not None:
                     found.update(f"{file.name} {known.st_size} {known.st_mtime_ns}\n".encode())
+    return found.hexdigest()
+
+
+def content_digest(images: ImageInputs, name: str = "") -> str:
+    """SHA-256 [64 hex digits] of every image, told by artifacts' manifests and by the bytes of public sets.
+
+    Args:
+        images: all of them.
+        name: shown beside the progress where bytes are read.
+    """
+    if not images.plain:
+        return digest([artifact.digest for artifact in images.artifacts])
+    found = hashlib.sha256()
+    with Progress(f"hash {name}".strip(), len(images), "images") as progress:
+        for i in range(len(images)):
+            found.update(hashlib.sha256(images.encoded(i).data).digest())
+            progress.advance()
     return found.hexdigest()
 
 
@@ -213,14 +231,14 @@ def _split_told(named: str | Path) -> tuple[Path, dict[str, str]]:
     return Path(text), told
 
 
-def _open_plain(path: Path, kind: Kind, told: dict[str, str]) -> ImageReader:
+def _open_plain(path: Path, kind: Kind, told: dict[str, str], *, aloud: bool) -> ImageReader:
     if kind == "parquet":
         return ParquetImages(path, told.get("caption"), told.get("image"))
     if kind == "geneval":
         if told:
             raise UserError(f"{path}: got {' and '.join(told)} of GenEval's layout, allowed: its prompts")
         found = GenEvalFolder(path)
-        if found.collated:
+        if found.collated and aloud:  # workers would only repeat it
             say(f"{path.name}: {found.collated} prompts have metadata wrapped in lists, taken without them")
         return found
     if "image" in told:

@@ -23,8 +23,12 @@ class Journal:
             yield
         finally:
             seconds, cpu = time.monotonic() - clock, time.process_time() - processor
-            log = MetricsLog(self._path)
-            log.write(len(read_metrics(self._path)), stage=name, seconds=seconds, cpu_seconds=cpu)
+            self.note(name, seconds, cpu)
+
+    def note(self, name: str, seconds: float, cpu_seconds: float) -> None:
+        """Note a cost under a name, beside what is noted there already."""
+        log = MetricsLog(self._path)
+        log.write(len(read_metrics(self._path)), stage=name, seconds=seconds, cpu_seconds=cpu_seconds)
 
     def costs(self) -> dict[str, tuple[float, float]]:
         """(Seconds, processor seconds) of each stage, in order of first appearance."""

@@ -92,6 +92,10 @@ class Judge(Protocol):
         """What checkpoints are asked to draw."""
         ...
 
+    def check(self, images: ImageInputs) -> None:
+        """Raises UserError: an image whose prompt cannot be judged."""
+        ...
+
     def self_test(self) -> dict[str, float]:
         """What it made of pictures whose truth is known.
 

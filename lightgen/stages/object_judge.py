@@ -20,6 +20,8 @@ from lightgen.stages.inputs import ImageInputs, open_images
 from lightgen.stages.judge import BATCH, SHARD, Judged, Scoring
 from lightgen.stages.self_test import SelfTestConfig, self_test
 
+# Others' scores are of this one's kind alone.
+_NAMES = {"nano": "nano-GenEval", "mask2former": "GenEval"}
 _NANO_NOTE = "A nano score is no GenEval score: the world, the detector and the prompts are its own."
 _NOTE = (
     "Judged by {kind} of transformers in place of mmdet's detector, which judged published scores; the two "
@@ -69,7 +71,7 @@ class ObjectJudge:
         self._detector = find_detector(config.detector, named)
         self._colors = None if is_nano else find_colors(config.color)
         self.scoring = Scoring(
-            name="nano-GenEval" if is_nano else "GenEval",
+            name=_NAMES.get(config.detector.kind, f"GenEval by {config.detector.kind}"),
             measure="share of right pictures",
             note=_NANO_NOTE if is_nano else _NOTE.format(kind=config.detector.kind),
             overall="tasks",
@@ -80,13 +82,18 @@ class ObjectJudge:
 
     def identity(self) -> dict[str, Any]:
         """Hashes of the detector's and the colour classifier's files, where they are no artifacts."""
-        if self._colors is None:
-            return {}
-        return {"detector_files": self._detector.identity(), "color_files": self._colors.identity()}
+        colors = {} if self._colors is None else {"color_files": self._colors.identity()}
+        return {"detector_files": self._detector.identity(), **colors}
 
     def prompts(self) -> Sequence[Prompt]:
         """The prompts that it was made with."""
         return self._asked
+
+    def check(self, images: ImageInputs) -> None:
+        """Raises UserError: an image that does not say what it must show, or shows what has no task."""
+        asked = {prompt.prompt: prompt for prompt in self._asked}
+        for i in range(len(images)):
+            prompt_of(images.meta(i), asked)
 
     def self_test(self) -> dict[str, float]:
         """Shares of known pictures; see `self_test`."""

@@ -122,6 +122,11 @@ class QuestionJudge:
         """The prompts, without their questions."""
         return [Prompt(prompt=text) for text in self._asked]
 
+    def check(self, images: ImageInputs) -> None:
+        """Raises UserError: an image on which nobody asks anything."""
+        for i in range(len(images)):
+            questioned_of(images.meta(i), self._asked)
+
     def self_test(self) -> dict[str, float]:
         """Shares of known answers; see `answerer_test`."""
         return answerer_test(self._place.load(), self._config.self_test, self._config.answerer.kind)

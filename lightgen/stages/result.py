@@ -43,6 +43,7 @@ class Result:
         """Record of a report."""
         return {
             "name": self.name,
+            "num_images": len(self.images),
             "digest": self.digest,
             **(self.table.to_json() if self.table else {}),
             **({"fidelity": self.fidelity.to_json()} if self.fidelity else {}),

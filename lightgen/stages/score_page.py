@@ -13,6 +13,9 @@ from lightgen.stages.judge import Scoring
 from lightgen.stages.result import Result
 from lightgen.stages.score_pictures import Thumbnails, add_pictures, add_won_and_lost, score_text
 
+# Prompts of a benchmark, fewer of which are not it.
+_WHOLE = {"GenEval": 553, "GenEval 2": 800}
+
 
 def score_page(
     scoring: Scoring | None,
@@ -75,7 +78,11 @@ def add_scores(
     measure: str,
 ) -> None:
     """Add the section with the table, bars and paired differences."""
-    page.section("Scores", "Intervals hold 95 % of resampled sets of prompts, unless set otherwise.")
+    counts = ", ".join(
+        f"{r.name} {r.table.overall.num_prompts:,} prompts of {len(r.table.tasks)} tasks" for r in results
+    )
+    text = "Intervals hold 95 % of resampled sets of prompts, unless set otherwise. Judged:"
+    page.section("Scores", f"{text} {counts}.")
     tasks = list(dict.fromkeys(task for result in results for task in result.table.tasks))
     names = (OVERALL, *tasks)
     rows = [[name, *(score_text(_score(r.table, name)) for r in results)] for name in names]
@@ -103,7 +110,8 @@ def tidy(difference: float) -> float:
 
 def _add_published(page: Report, benchmark: str, results: Sequence[Result]) -> None:
     rows = published(benchmark)
-    if not rows:
+    whole = all(each.table.overall.num_prompts >= _WHOLE.get(benchmark, 1) for each in judged_of(results))
+    if not rows or not whole:  # a part of a benchmark is none
         return
     judged = judged_of(results)
     tasks = [task for task in judged[0].table.tasks if any(task in row.tasks for row in rows)]

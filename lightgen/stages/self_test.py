@@ -36,6 +36,15 @@ class SelfTestConfig:
     least_overlap: float = 0.7
     least_colors: float = 0.8
 
+    def __post_init__(self) -> None:
+        """Refuse a test of nothing.
+
+        Raises:
+            UserError: fewer than one prompt.
+        """
+        if self.num_prompts < 1:
+            raise UserError(f"self_test.num_prompts is {self.num_prompts}, allowed: a whole number from 1")
+
 
 def self_test(
     detector: Detector,

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from lightgen.core.artifact import Artifact, Workspace, open_artifact
-from lightgen.core.config import config_to_dict
+from lightgen.core.config import config_to_dict, digest
 from lightgen.core.device import peak_memory
 from lightgen.core.ranks import num_ranks
 from lightgen.ports.autoencoder import read_stride
@@ -21,7 +21,7 @@ from lightgen.stages.checkpoint import (
 from lightgen.stages.decoding import resolve
 from lightgen.stages.distill import DistillConfig, distill
 from lightgen.stages.engine import EngineConfig
-from lightgen.stages.inputs import ImageInputs, open_images
+from lightgen.stages.inputs import ImageInputs, content_digest, open_images
 from lightgen.stages.sampling_cost import sample_flops
 from lightgen.stages.student import StudentTeacherConfig
 
@@ -41,6 +41,14 @@ class Subject:
         if self.checkpoint is not None:
             return (self.checkpoint,)
         return self.images.artifacts if self.images is not None else ()
+
+    def identity(self) -> str:
+        """Digest of all that findings depend on: the checkpoint, or every image and what is told of it."""
+        if self.images is None:
+            return self.digest
+        told = [[self.images.key(i), self.images.meta(i)] for i in range(len(self.images))]
+        plain = told if self.images.plain else []
+        return digest([content_digest(self.images, self.name), plain])
 
     @property
     def digest(self) -> str:
@@ -62,19 +70,6 @@ def open_subjects(paths: Sequence[str | Path]) -> list[Subject]:
     if len(set(names)) == len(names):
         return opened
     return [replace(each, name=f"{number}-{each.name}") for number, each in enumerate(opened, 1)]
-
-
-def plain_identity(subjects: Sequence[Subject]) -> list[dict[str, Any]]:
-    """What tells the plain images among the subjects from others.
-
-    The first subject is the one of a report, and parents do not tell how plain images lie among them.
-    """
-    mixed = any(each.artifacts for each in subjects)
-    return [
-        {**entry, "place": number} if mixed else entry
-        for number, each in enumerate(subjects)
-        for entry in (each.images.plain if each.images else ())
-    ]
 
 
 def _open(subject: str | Path) -> Subject:

@@ -79,6 +79,15 @@ def test_images_of_different_sizes_are_not_stacked() -> None:
     assert [a.correct for a in answers] == [True, True, True, False]
 
 
+def test_large_images_come_in_smaller_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lightgen.evals.scores._BATCH_PX", 3 * 16 * 16)
+    detector = BrightDetector()
+    mixed = [*images(*[200] * 4), *images(*[200] * 7, side=16), *images(0, 0, side=64)]
+    answers = evaluate_images([prompt("colors")] * 13, mixed, detector, None, VerdictConfig())
+    assert [count for count, _ in detector.batches] == [4, 3, 3, 1, 1, 1]
+    assert [a.correct for a in answers] == [True] * 11 + [False] * 2
+
+
 def test_labels_are_handed_on() -> None:
     detector = BrightDetector()
     evaluate_images([prompt("colors")], images(1), detector, None, VerdictConfig(), labels=["cat", "dog"])

@@ -128,7 +128,9 @@ def test_scoring_needs_marks() -> None:
 def test_comparison_of_a_run_with_itself() -> None:
     answers = run("colors", [[1, 0], [0, 0]] * 10)
     result = compare_runs(answers, answers, CONFIG).overall
-    assert (result.value, result.low, result.high, result.p) == (0.0, 0.0, 0.0, 1.0)
+    assert (result.value, result.p) == (0.0, 1.0)
+    # of other prompts nothing is known beyond these twenty: 1 - .025 ** (1 / 20)
+    assert (result.low, result.high) == pytest.approx((-0.1684, 0.1684), abs=1e-4)
 
 
 def test_comparison_finds_a_clear_difference() -> None:
@@ -152,6 +154,18 @@ def test_comparison_is_paired() -> None:
     a, b = (score_table(answers, CONFIG).overall for answers in (first, second))
     assert a.high > b.low
     assert compare_runs(first, second, CONFIG).overall.low > 0
+
+
+def test_an_interval_is_never_of_no_width() -> None:
+    """Resamples are alike where a task's prompts agree, also where tasks differ, and in differences."""
+    half, right = run("colors", [[1, 0, 1, 0]] * 8), run("counting", [[1, 1]] * 8)
+    whole = score_table(half + right, CONFIG)
+    assert whole.overall.value == 0.75
+    ends = [np.mean([getattr(s, side) for s in whole.tasks.values()]) for side in ("low", "high")]
+    assert [whole.overall.low, whole.overall.high] == pytest.approx(ends)
+    better = compare_runs(run("colors", [[0]] * 10), run("colors", [[1]] * 10), CONFIG).overall
+    # up to 1 - .025 ** (1 / 10) of the prompts may be of another kind, and differ by -1 instead of 1
+    assert (better.low, better.high) == pytest.approx((1 - 2 * 0.3085, 1.0), abs=1e-3)
 
 
 def test_few_prompts_prove_little() -> None:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from lightgen.core.artifact import workspace_of
 from lightgen.core.config import config_from_dict
 from lightgen.core.draws import numpy_draws
 from lightgen.core.errors import UserError
@@ -216,6 +217,52 @@ def test_distances_to_renders_and_to_other_images(toy, tmp_path):
         evaluate(replace(alone, prompts=None), tmp_path / "x", [toy.images.path])
     with pytest.raises(UserError, match="got nothing to find out"):
         evaluate(replace(CONFIG, judge=None), tmp_path / "x", [toy.images.path])
+
+
+def test_subject_and_reference_are_told_apart(toy, tmp_path):
+    """The same two sets, and the same parents, in other roles are another report."""
+    one = distill(toy_distill(prompts=CONFIG.prompts), tmp_path / "one")
+    config = replace(CONFIG, judge=None, fidelity=FidelityConfig(metrics=("fd",)))
+    evaluate(config, tmp_path / "report", [one.path], reference=toy.images.path)
+    with pytest.raises(UserError, match="was made with config.subjects"):
+        evaluate(config, tmp_path / "report", [toy.images.path], reference=one.path)
+    with pytest.raises(UserError, match="was made with config.(subjects|reference)"):
+        evaluate(config, tmp_path / "report", [one.path, toy.images.path])
+
+
+def test_pictures_that_were_exchanged_are_another_report(toy, tmp_path):
+    prompts = nano_prompts(CONFIG.prompts)[:2]
+    for number, prompt in enumerate(prompts):
+        samples = tmp_path / "set" / f"{number:05d}" / "samples"
+        samples.mkdir(parents=True)
+        (samples.parent / "metadata.jsonl").write_text(json.dumps(prompt.to_json()))
+        raw = io.BytesIO()
+        image = numpy_draws(0, "flat", number).integers(0, 256, (16, 16, 3), np.uint8)
+        Image.fromarray(image).save(raw, "PNG", compress_level=0)
+        (samples / "0000.png").write_bytes(raw.getvalue())
+    paths = [tmp_path / "set" / f"{n:05d}" / "samples" / "0000.png" for n in (0, 1)]
+    assert paths[0].stat().st_size == paths[1].stat().st_size
+    made = evaluate(CONFIG, tmp_path / "report", [tmp_path / "set"], detector=toy.detector.path)
+    again = evaluate(CONFIG, tmp_path / "report", [tmp_path / "set"], detector=toy.detector.path)
+    assert again.digest == made.digest
+    first, second = (path.read_bytes() for path in paths)
+    paths[0].write_bytes(second)
+    paths[1].write_bytes(first)
+    with pytest.raises(UserError, match="was made with config.subjects"):
+        evaluate(CONFIG, tmp_path / "report", [tmp_path / "set"], detector=toy.detector.path)
+
+
+def test_what_is_refused_leaves_nothing_behind(toy, tmp_path):
+    strict = replace(CONFIG, judge=ObjectJudgeConfig(self_test=SelfTestConfig(num_prompts=4)))
+    near = replace(CONFIG, fidelity=FidelityConfig(neighbors=5000, metrics=("prdc",)))
+    for config, subject, refusal in (
+        (strict, toy.student.path, "its self-test gives"),
+        (CONFIG, toy.images.path, "has no tag or nothing to include"),
+        (near, toy.student.path, "prdc: got 6 images and 6 of the reference"),
+    ):
+        with pytest.raises(UserError, match=refusal):
+            evaluate(config, tmp_path / "x", [subject], detector=toy.detector.path)
+        assert not workspace_of(tmp_path / "x").exists()
 
 
 def test_a_page_of_many_pictures_is_light():
