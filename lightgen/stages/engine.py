@@ -102,12 +102,14 @@ def write_shards(
     left = [number for number, there in enumerate(is_there) if not there]
     own = left[rank() :: num_ranks()]
     paths = {number: workspace.path / names[number] for number in own}
-    done = sum(sizes) - sum(sizes[number] for number in own)
+    ours = sum(sizes[number] for number in own)
+    done = 0 if num_ranks() > 1 else sum(sizes) - ours  # of ranks each shows its own share
+    shown = task if num_ranks() == 1 else f"{task}, the first of {num_ranks()} ranks"
     for folder in {path.parent for path in paths.values()}:
         folder.mkdir(parents=True, exist_ok=True)
     # what the work refuses is said before anything is shown as begun
     write = work.open() if paths and engine.name == "local" else None
-    with Progress(task, sum(sizes), unit, done) as progress:
+    with Progress(shown, done + ours, unit, done) as progress:
         if write is not None:
             for number, path in paths.items():
                 write(path, number, progress.advance)
