@@ -1,5 +1,6 @@
 """Detection objective: which cell holds an object's centre, what it is, where, and in which colour."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,6 +10,7 @@ from torch import nn
 from torch.nn import functional
 
 from lightgen.core.draws import numpy_draws, torch_draws
+from lightgen.objectives.crowd import crowd
 
 # Shapes: B images, h w cells of `stride` px.
 
@@ -23,6 +25,10 @@ class DetectionConfig:
         soften: share of pictures that are blurred and made noisy, as generated ones are.
         scramble: share of pictures of which one object has its tiles shuffled and then counts as none, so
             that fragments are not taken for objects.
+        crowd: share of pictures to which smaller copies of one of their objects are added, apart or
+            overlapping; see `crowd`.
+        spread: whether a centre is shared by the four cells around it, each by its nearness, so that on a
+            border none must be chosen; else the one cell that holds it takes all of it.
     """
 
     classes: tuple[str, ...]
@@ -30,6 +36,8 @@ class DetectionConfig:
     stride: int = 8
     soften: float = 0.5
     scramble: float = 0.15
+    crowd: float = 0.0
+    spread: bool = False
     seed: int = 0
 
 
@@ -42,7 +50,10 @@ class DetectionObjective:
     def __call__(
         self, learner: nn.Module, batch: Mapping[str, Any], step: int
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """Loss of a batch: `pixels` uint8 [B, 3, H, W], `objects` (records: class, color, box) and `ids`."""
+        """Loss of a batch: `pixels` uint8 [B, 3, H, W], `objects` and `ids`.
+
+        Records of objects hold class, color and box, and may hold a mask (bool [H, W]).
+        """
         pixels, objects = self._degrade(batch["pixels"], batch["objects"], batch["ids"], step)
         maps = {name: value.float() for name, value in learner(pixels).items()}
         device = maps["center"].device
@@ -72,6 +83,10 @@ class DetectionObjective:
         for picture, records, sample in zip(pixels, objects, ids, strict=True):
             random = numpy_draws(self._config.seed, "degrade", step, sample)
             image, kept = picture.float().div(127.5).sub(1), list(records)
+            if kept and self._config.crowd:
+                crowding = numpy_draws(self._config.seed, "crowd", step, sample)
+                if crowding.random() < self._config.crowd:
+                    image, kept = crowd(image, kept, crowding)
             if kept and random.random() < self._config.scramble:
                 x0, y0, x1, y1 = kept.pop(int(random.integers(len(kept))))["box"]
                 image = image.clone()
@@ -87,7 +102,7 @@ class DetectionObjective:
                 noise = torch.randn(
                     image.shape, generator=torch_draws(self._config.seed, "soften", step, sample)
                 )
-                image = image + random.uniform(0, 0.08) * noise
+                image = image + random.uniform(0, 0.08) * noise.to(image.device)
             images.append(image)
             left.append(kept)
         return torch.stack(images), left
@@ -108,7 +123,12 @@ class DetectionObjective:
                 x0, y0, x1, y1 = record["box"]
                 row = min(shape[0] - 1, int((y0 + y1) / 2 / config.stride))
                 column = min(shape[1] - 1, int((x0 + x1) / 2 / config.stride))
-                center[image, 0, row, column] = 1
+                if config.spread:
+                    _spread_center(
+                        center[image, 0], (y0 + y1) / 2 / config.stride, (x0 + x1) / 2 / config.stride
+                    )
+                else:
+                    center[image, 0, row, column] = 1
                 for r in range(max(0, row - 1), min(shape[0], row + 2)):
                     for c in range(max(0, column - 1), min(shape[1], column + 2)):
                         x, y = (c + 0.5) * config.stride, (r + 0.5) * config.stride
@@ -123,6 +143,16 @@ class DetectionObjective:
             "color": torch.tensor(colors, dtype=torch.long),
             "box": torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4),
         }
+
+
+def _spread_center(cells: torch.Tensor, down: float, across: float) -> None:
+    """Add one centre to cells [h, w] in place, linearly between the middles of the four cells around it."""
+    height, width = cells.shape
+    top, left = math.floor(down - 0.5), math.floor(across - 0.5)
+    for row, column in ((top, left), (top, left + 1), (top + 1, left), (top + 1, left + 1)):
+        share = (1 - abs(down - 0.5 - row)) * (1 - abs(across - 0.5 - column))
+        place = min(max(row, 0), height - 1), min(max(column, 0), width - 1)
+        cells[place] = min(1.0, float(cells[place]) + share)
 
 
 def _shuffle_tiles(image: torch.Tensor, order: Sequence[int]) -> torch.Tensor:

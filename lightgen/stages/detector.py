@@ -15,6 +15,7 @@ from lightgen.ports.detector import (
     load_foreign_detector,
 )
 from lightgen.ports.embedding import PATTERNS as CLIP_PATTERNS
+from lightgen.ports.nano.detector import VERSION
 from lightgen.ports.protocols import ColorClassifier, Detector
 from lightgen.stages.checkpoint import load_detector, open_detector, part_digest, pick_device
 from lightgen.stages.hub import cached, hash_files
@@ -37,7 +38,7 @@ class DetectorPlace:
     def identity(self) -> dict[str, Any]:
         """SHA-256 by name of each file, or of the nano detector: what finds, wherever it lies."""
         if self.artifact is not None:
-            return {"detector": part_digest(self.artifact, "detector")}
+            return {"nano": str(VERSION), "detector": part_digest(self.artifact, "detector")}
         assert self.folder is not None
         return _hashes(self.folder, detector_files(self.config, self.folder))
 

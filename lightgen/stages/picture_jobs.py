@@ -15,6 +15,7 @@ from lightgen.objectives.reconstruction import ReconstructionObjective
 from lightgen.ports.autoencoder import load_autoencoder
 from lightgen.ports.nano.autoencoder import build_nano_autoencoder
 from lightgen.ports.nano.detector import build_nano_detector, load_nano_detector
+from lightgen.ports.nano.sprites import decode_mask
 from lightgen.stages.checkpoint import cast, forget_origin, pick_device, require_part, save_detector
 from lightgen.stages.inputs import ImageInputs, open_images
 from lightgen.stages.sources import PictureSource, quarantine
@@ -67,7 +68,11 @@ def detector_job(
     def objects(key: str, meta: Mapping[str, Any]) -> dict[str, Any]:
         if not isinstance(meta.get("objects"), list):
             raise UserError(f"record {key!r}: has no objects, allowed: images of the emoji teacher")
-        return {"objects": meta["objects"]}
+        masked = (
+            {**each, "mask": decode_mask(each["mask"])} if "mask" in each else each
+            for each in meta["objects"]
+        )
+        return {"objects": list(masked)}
 
     def save(folder: Path, averaged: Mapping[str, torch.Tensor]) -> None:
         network.load_state_dict(dict(averaged), strict=False)

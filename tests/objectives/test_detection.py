@@ -157,3 +157,54 @@ def test_a_scrambled_object_counts_as_none_and_its_surroundings_stay(batch):
                 assert torch.equal(inside.flatten().sort().values, before.flatten().sort().values)
         assert not changed.any()
     assert scrambled == {0, 1}
+
+
+class Recorder(nn.Module):
+    """Network whose centre logits are free numbers."""
+
+    def __init__(self):
+        super().__init__()
+        self.center = nn.Parameter(torch.zeros(1, 1, 8, 8))
+
+    def forward(self, pixels):
+        size = len(pixels)
+        maps = {"box": 4, "color": 2, "label": 3}
+        return {name: torch.zeros(size, width, 8, 8) for name, width in maps.items()} | {
+            "center": self.center.expand(size, 1, 8, 8)
+        }
+
+
+@pytest.mark.parametrize(
+    ("box", "cells"),
+    [
+        ((20, 20, 36, 36), {(3, 3): 1.0}),  # in the middle of a cell
+        ((16, 20, 32, 36), {(3, 2): 0.5, (3, 3): 0.5}),  # on a border
+        ((16, 16, 32, 32), {(2, 2): 0.25, (2, 3): 0.25, (3, 2): 0.25, (3, 3): 0.25}),  # on a corner
+        ((18, 20, 34, 36), {(3, 2): 0.25, (3, 3): 0.75}),
+        ((0, 0, 4, 4), {(0, 0): 1.0}),  # nearer to the edge than any cell's middle
+    ],
+)
+def test_a_spread_centre_belongs_to_the_cells_around_it(batch, box, cells):
+    record = {"class": "cat", "color": None, "box": box}
+    one = {"pixels": batch["pixels"][:1], "objects": [[record]], "ids": [4]}
+    learner = Recorder()
+    config = DetectionConfig(classes=CLASSES, colors=COLORS, soften=0.0, scramble=0.0, spread=True)
+    loss, _ = DetectionObjective(config)(learner, one, 0)
+    loss.backward()
+    # the gradient of the binary error is the sigmoid, here a half, less the target
+    target = 0.5 - learner.center.grad[0, 0]
+    expected = torch.zeros(8, 8)
+    for cell, share in cells.items():
+        expected[cell] = share
+    torch.testing.assert_close(target, expected, atol=1e-6, rtol=0)
+
+
+def test_crowding_adds_objects_and_nothing_else_changes(batch):
+    quiet, crowded = Oracle(OBJECTS), Oracle(OBJECTS)
+    run(quiet, batch, soften=1.0, scramble=0.5)
+    loss, _ = run(crowded, batch, crowd=1.0)
+    assert loss > 1.0, "the oracle knows nothing of the copies"
+    assert not torch.equal(crowded.pixels, batch["pixels"].float() / 127.5 - 1)
+    same = Oracle(OBJECTS)
+    run(same, batch, soften=1.0, scramble=0.5, crowd=0.0)
+    assert torch.equal(same.pixels, quiet.pixels)

@@ -30,7 +30,7 @@ from lightgen.ports.nano.words import ALIAS_PLURALS, ALIASES, RELATION_PHRASES
 from lightgen.ports.nano.world import CLASSES, COLORS, PLURALS
 from lightgen.ports.protocols import Detection
 
-VERSION = 1  # of the formulas above and of the looks; another one is another answerer
+VERSION = 2  # of the formulas above and of the looks; another one is another answerer
 # GenEval's numbers for relations, as in `lightgen.evals.verdict`.
 _MARGIN = 0.1
 _MIN_DIRECTION = 0.5

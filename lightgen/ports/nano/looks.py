@@ -13,11 +13,9 @@ eight.
 from collections.abc import Sequence
 
 import numpy as np
-import torch
-from torch.nn import functional
 
-from lightgen.ports.nano.detector import SIDE, STRIDE, DetectorNetwork, NanoDetector
-from lightgen.ports.nano.world import CLASSES, COLORS
+from lightgen.ports.nano.detector import SIDE, NanoDetector
+from lightgen.ports.nano.world import CLASSES
 from lightgen.ports.protocols import Detection
 
 NEAR_SIDE = 192
@@ -31,7 +29,8 @@ def find_objects(detector: NanoDetector, images: np.ndarray) -> list[list[Detect
     """Objects of all classes in each of images uint8 [B, H, W, 3], best first, with colours."""
     side = min(images.shape[1:3])
     found = []
-    for far, near in zip(detector.detect(images, CLASSES), _look_near(detector, images), strict=True):
+    far_and_near = (detector.detect(images, CLASSES, each) for each in (SIDE, NEAR_SIDE))
+    for far, near in zip(*far_and_near, strict=True):
         looks = [(each, True) for each in far if _length(each) > _LEAST_FAR * side]
         looks += [(each, False) for each in near if _length(each) < _MOST_NEAR * side]
         found.append(_merge(looks))
@@ -57,37 +56,3 @@ def _is_in(one: Detection, other: Detection) -> bool:
     """Whether the centre of one lies in the box of the other."""
     x, y = (one.box[0] + one.box[2]) / 2, (one.box[1] + one.box[3]) / 2
     return other.box[0] <= x <= other.box[2] and other.box[1] <= y <= other.box[3]
-
-
-@torch.no_grad()
-def _look_near(detector: NanoDetector, images: np.ndarray) -> list[list[Detection]]:
-    pixels = torch.from_numpy(images).permute(0, 3, 1, 2).float().div(127.5).sub(1)
-    height, width = pixels.shape[2:]
-    pixels = functional.interpolate(pixels, (NEAR_SIDE, NEAR_SIDE), mode="bicubic", antialias=True)
-    network: DetectorNetwork = detector.network
-    maps = {name: value.float() for name, value in network(pixels.clamp(-1, 1)).items()}
-    scale = (width / NEAR_SIDE, height / NEAR_SIDE)
-    return [_read({name: each[i] for name, each in maps.items()}, scale) for i in range(len(images))]
-
-
-def _read(maps: dict[str, torch.Tensor], scale: tuple[float, float]) -> list[Detection]:
-    """Detections of one picture, by its maps as NanoDetector reads them."""
-    center = maps["center"].sigmoid()  # [1, h, w]
-    score = (9 * functional.avg_pool2d(center, 3, stride=1, padding=1))[0]
-    peak = (center == functional.max_pool2d(center, 3, stride=1, padding=1))[0] & (score > MIN_SCORE)
-    found: list[Detection] = []
-    taken: set[tuple[int, int]] = set()
-    for row, column in peak.nonzero().tolist():
-        if any((row + r, column + c) in taken for r in (-1, 0, 1) for c in (-1, 0, 1)):
-            continue
-        taken.add((row, column))
-        label, index = maps["label"][:, row, column].softmax(0).max(0)
-        left, top, right, bottom = (32 * maps["box"][:, row, column]).clamp_min(0).tolist()
-        x, y = (column + 0.5) * STRIDE, (row + 0.5) * STRIDE
-        corners = np.clip([x - left, y - top, x + right, y + bottom], 0, NEAR_SIDE) * [*scale, *scale]
-        x0, y0, x1, y1 = corners.tolist()
-        colors = maps["color"][:, row, column].softmax(0).tolist()
-        confidence = min(1.0, float(score[row, column])) * float(label)
-        named = dict(zip(COLORS, colors, strict=True))
-        found.append(Detection(CLASSES[int(index)], confidence, (x0, y0, x1, y1), colors=named))
-    return found
