@@ -118,7 +118,9 @@ def test_the_command(command):
         assert row["mask_share"] == pytest.approx(0.8006, abs=1e-4)
         assert row["images_per_s"] == pytest.approx(2 / row["step_s"], rel=0.02)
         assert row["tflop_per_s"] == pytest.approx(row["tflop_per_image"] * row["images_per_s"], rel=0.1)
-        assert row["mfu"] == pytest.approx(row["tflop_per_s"] / row["peak_tflop_per_s"], rel=0.1)
+        # the peak is rounded, and slow processors reach less than a thousandth of a TFLOP a second
+        peak = row["tflop_per_s"] / row["mfu"]
+        assert peak == pytest.approx(row["peak_tflop_per_s"], rel=0.1, abs=6e-4)
         assert row["speed_least"] <= row["speed_over_plain"] <= row["speed_greatest"]
     exact, plain = rows
     assert exact["tflop_per_image"] < plain["tflop_per_image"]

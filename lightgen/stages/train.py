@@ -54,9 +54,9 @@ def train(
     config.fit.check()
     config.run.check()
     join_ranks(config.run.timeout_s)
+    job, parents = prepare(config, inputs, start, reference, Path(out).parent)
     if rank() == 0 and config.fit.precision == "bf16" and not multiplies_bf16(pick_device()):
         say("this processor does not multiply bf16 itself: --fit.precision fp32 is several times as fast")
-    job, parents = prepare(config, inputs, start, reference, Path(out).parent)
     identity = {"task": config_to_dict(config.task), "fit": config_to_dict(config.fit)}
     settings = {"stage": "train", **identity, **job.identity}
     with answers_expected(lambda: "the beginning or the end", config.run.timeout_s):

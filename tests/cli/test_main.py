@@ -204,8 +204,16 @@ def test_the_chain_by_hand(toy, tmp_path, capsys):
     do(
         *("evaluate", "nano-geneval", "--in", tmp_path / "student", "--out", tmp_path / "report"),
         *("--prompts.num", "6", "--height", "64", "--width", "64", "--student.overrides.num-iterations", "2"),
-        *("--student.precision", "fp32", "--bootstrap.resamples", "200", "--self-test.num-prompts", "4"),
-        *("--self-test.least-right", "0", "--self-test.most-wrong", "1", "--detector", toy.detector.path),
+        *(
+            "--student.precision",
+            "fp32",
+            "--bootstrap.resamples",
+            "200",
+            "--judge.self-test.num-prompts",
+            "4",
+        ),
+        *("--judge.self-test.least-right", "0", "--judge.self-test.most-wrong", "1"),
+        *("--judge.self-test.least-overlap", "0", "--detector", toy.detector.path),
     )
     assert "overall" in json.loads((tmp_path / "report" / "report.json").read_text())
     told = do(

@@ -113,7 +113,8 @@ def test_an_image_is_the_same_alone_and_in_any_batch(make_student, guidance_scal
         for k, seed in enumerate([5, 6, 7]):
             one = {name: value[k : k + 1] for name, value in given.items()}
             alone = decode_tokens(transformer, each(texts, k), [seed], GRID, config, **one)
-            torch.testing.assert_close(alone[0], together[k], **CLOSE)
+            # products of a batch round otherwise than those of one, by processor, and decoding adds it up
+            torch.testing.assert_close(alone[0], together[k], rtol=1e-3, atol=1e-4)
     assert (together[0] - together[1]).abs().max() > 0.1
 
 

@@ -129,8 +129,10 @@ def test_guidance_one_is_none_and_an_empty_interval_too(make_student, prediction
     head = make_student(prediction=prediction).transformer.head.double()
     cond = randn(10, 32, seed=1)
     plain = sample(head, prediction, solver, 4, cond=cond[:5])
-    assert torch.equal(sample(head, prediction, solver, 4, scale=1.0, cond=cond), plain)
-    assert torch.equal(sample(head, prediction, solver, 4, scale=5.0, interval=(0.0, 0.0), cond=cond), plain)
+    # not to the bit: on some processors products of a view round otherwise than those of a tensor of its own
+    for given in ({"scale": 1.0}, {"scale": 5.0, "interval": (0.0, 0.0)}):
+        found = sample(head, prediction, solver, 4, cond=cond, **given)
+        torch.testing.assert_close(found, plain, rtol=1e-9, atol=1e-9)
     same = cond[:5].repeat(2, 1)
     torch.testing.assert_close(sample(head, prediction, solver, 4, scale=5.0, cond=same), plain)
     without = sample(head, prediction, solver, 4, cond=cond[5:])

@@ -23,7 +23,7 @@ KINDS = ("mask2former", "rt-detr-v2", "owlv2")
 def test_nano_is_the_shipped_detector_and_a_parent():
     place = find_detector(DetectorConfig())
     assert place.artifact is not None and place.artifact.path == SHIPPED_DETECTOR and place.folder is None
-    assert list(place.identity()) == ["detector"]
+    assert list(place.identity()) == ["nano", "detector"], "the reading and the weights"
     assert find_detector(DetectorConfig(), SHIPPED_DETECTOR).identity() == place.identity()
     assert find_detector(DetectorConfig(model=str(SHIPPED_DETECTOR))).identity() == place.identity()
     images = EmojiTeacher(EmojiTeacherConfig()).generate(["a photo of a cat"], [0], 128, 128)

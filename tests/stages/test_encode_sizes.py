@@ -259,7 +259,8 @@ def test_tiles_cover_large_images_alone(kl, tmp_path):
         return {size: found for (size, _), (found, _) in tensors(made).items()}
 
     whole, tiled, auto = (means(each, tiled=each) for each in ("never", "always", "auto"))
-    assert torch.equal(whole[64], tiled[64]), "one tile is the whole image"
+    # one tile is the whole image, but for the last bit of bf16: tiles are taken one by one
+    torch.testing.assert_close(whole[64], tiled[64], rtol=2**-7, atol=2**-9)
     assert not torch.equal(whole[160], tiled[160])
     assert whole[160].shape == tiled[160].shape == (16, 20, 20)
     error, other = (

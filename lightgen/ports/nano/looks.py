@@ -1,13 +1,10 @@
 """What the nano detector finds in two looks: at the whole picture, and half as near again for small objects.
 
-The detector learned pictures of up to four objects, of which none is much smaller than a third of the
-picture's side. In pictures of more it misses most. A look at the picture in 192 px instead of 128 shows
-these objects in the sizes that it knows, but large ones too large. So each look is asked for what it sees
-well, in the pixels of a picture of 128: the first for objects above 46 px, the second for those below 62 px.
-Of two such that the centre of one lies in the box of the other, the more certain one stays.
-
-On renders of 2 to 8 objects this finds 99 to 100 of 100; one look finds all of up to three, and half of
-eight.
+The detector learned pictures of up to four objects, and of smaller copies of one of them. A look at the
+picture in 192 px instead of 128 shows small objects in sizes that it knows best, but large ones too large.
+So each look is asked for what it sees well, in the pixels of a picture of 128: the first for objects above
+46 px, the second for those below 62 px. Of two such that the centre of one lies in the box of the other, the
+more certain one stays. What that brings: docs/log.md, 2026-11-27.
 """
 
 from collections.abc import Sequence
