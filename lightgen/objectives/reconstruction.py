@@ -40,13 +40,22 @@ class ReconstructionObjective:
         batch: Mapping[str, Any],
         step: int,
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """Loss and PSNR [dB] of a batch with `pixels` uint8 [B, 3, H, W] and `ids` (one per image)."""
+        """Loss and PSNR [dB] of a batch.
+
+        Args:
+            learner: the autoencoder.
+            batch: `pixels` uint8 [B, 3, H, W] and `ids` (one per image), from which the noise on the latents
+                follows unless it is given, as `noise` of the latents' shape.
+            step: of the optimizer.
+        """
         config = self._config
         pixels = batch["pixels"].float().div(127.5).sub(1).contiguous(memory_format=torch.channels_last)
         dtype = next(learner.encoder.parameters()).dtype
         latents = learner.encode(pixels.to(dtype)).latent  # [B, C, h, w]
-        draws = [torch_draws(config.seed, "latent-noise", step, sample) for sample in batch["ids"]]
-        noise = torch.stack([torch.randn(latents.shape[1:], generator=each) for each in draws])
+        noise = batch.get("noise")
+        if noise is None:
+            draws = [torch_draws(config.seed, "latent-noise", step, sample) for sample in batch["ids"]]
+            noise = torch.stack([torch.randn(latents.shape[1:], generator=each) for each in draws])
         noisy = latents + config.latent_noise * noise.to(latents)
         decoded = learner.decode(noisy.to(next(learner.decoder.parameters()).dtype)).sample.float()
         error = decoded - pixels

@@ -21,7 +21,7 @@ def nano_autoencoder() -> TrainConfig:
     """The nano autoencoder from nothing, on images of the emoji teacher.
 
     Hardware: one core. Time: about 45 minutes. Expected: 29 dB PSNR on held-out scenes.
-    The shipped one: 800 such steps, then its encoder frozen and 1,000 more of the decoder.
+    The shipped one (32.0 dB): 2,560 steps of 128 on a GPU, by `benchmarks/gpu_weights.py autoencoder`.
     """
     return TrainConfig(
         task=AutoencoderTask(objective=ReconstructionConfig()),
@@ -63,8 +63,8 @@ def pretrain_nano() -> TrainConfig:
     """The nano student from nothing, with its text encoder, on latents; `--start` gives the autoencoder.
 
     Source: arXiv 2503.08619 for the objective; Muon and the joint sequence by measurements at nano scale.
-    Hardware: two cores. Time: 10 hours; the first 2,200 steps, with decay over the last 900, made the shipped
-    student in 1.6 hours (docs/log.md, 2026-11-22). Expected: more than that one's nano-GenEval.
+    Hardware: two cores. Time: 10 hours. The shipped student saw half as many pictures again, in 7 minutes of
+    one GPU: `benchmarks/gpu_weights.py student` (docs/log.md, 2026-11-28).
     """
     return TrainConfig(
         task=PretrainTask(
