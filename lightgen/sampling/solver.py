@@ -142,16 +142,16 @@ class HeadSampler:
         self,
         cond: torch.Tensor,
         start: torch.Tensor,
-        scale: float,
+        scale: float | torch.Tensor,
         num_steps: int,
         noises: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Tokens [R, d] reached from noise, in fp32 or wider.
 
         Args:
-            cond: [R, D], or [2R, D] with the rows without text last, where scale is not 1.
+            cond: [R, D], or [2R, D] with the rows without text last, unless scale is the number 1.
             start: noise [R, d].
-            scale: weight of the text.
+            scale: weight of the text, one number or, for each token, [R, 1].
             num_steps: S.
             noises: [S, R, d] for the ancestral solver, added when leaving step 0 (the cleanest; unused), 1...
         """
@@ -164,11 +164,12 @@ class HeadSampler:
         if self._precise is not self._head:
             precise = self._precise.embed_cond(cond.float())
         clean, last = x, len(steps) - 1
+        is_weighed = isinstance(scale, torch.Tensor) or scale != 1
         for i in range(len(steps)):
             head, time, rows = self._head, times, embedded
             if i < steps.num_precise:
                 head, time, rows = self._precise, precise_times, precise
-            guided = scale != 1 and self._interval[0] <= 1 - i / len(steps) <= self._interval[1]
+            guided = is_weighed and self._interval[0] <= 1 - i / len(steps) <= self._interval[1]
             hidden = head.hidden(x, time[i : i + 1], rows if guided else rows[: len(x)])
             output = head.token_out(hidden).to(x.dtype)
             if guided:
