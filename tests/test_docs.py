@@ -17,6 +17,7 @@ COMMANDS = {
     "quickstart",
     "generate",
     "inpaint",
+    "serve",
     "compare",
     "doctor",
     "inspect",

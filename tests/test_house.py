@@ -15,7 +15,10 @@ ROOT = Path(__file__).parents[1]
 MODULES = sorted((ROOT / "lightgen").rglob("*.py"))
 MAX_LINES = 320
 CATCH_ALL = ("util", "utils", "helper", "helpers", "common", "misc", "manager", "base")
-HEAVY = ("torch", "numpy", "diffusers", "transformers", "PIL", "safetensors", "scipy")
+HEAVY = (
+    *("torch", "numpy", "diffusers", "transformers", "PIL", "safetensors", "scipy"),
+    *("fastapi", "starlette", "uvicorn", "pydantic", "prometheus_client"),
+)
 # Written so that this file does not hold what it looks for.
 PRIVATE = {
     "a path of one machine": r"(?<![\w.])/(?:root|home|work|Users)/\w|\b[A-Z]:\\Users",

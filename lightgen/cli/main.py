@@ -26,6 +26,7 @@ _COMMANDS = {
     "rank": "images get scores",
     "align": "rounds of drawing, ranking and training by preferences become a better checkpoint",
     "evaluate": "checkpoints or images become a report",
+    "serve": "answer requests for pictures, and show a page to draw on",
     "compare": "say whether the runs of several reports differ",
     "inspect": "say what an artifact holds, and show it on a page",
     "import-checkpoint": "released LightGen weights become a checkpoint",
@@ -86,6 +87,10 @@ def _command(name: str) -> Callable[[list[str]], int]:
         from lightgen.cli.inpaint import run_inpaint
 
         return run_inpaint
+    if name == "serve":
+        from lightgen.cli.serve import run_serve
+
+        return run_serve
     if name == "quickstart":
         from lightgen.cli.quickstart import run_quickstart
 

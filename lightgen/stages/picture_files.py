@@ -1,11 +1,12 @@
-"""Pictures in PNG files that remember how they were made, and contact sheets of them."""
+"""Pictures in files that remember how they were made, and contact sheets of them."""
 
 import hashlib
+import io
 import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from PIL import Image
@@ -17,6 +18,8 @@ from lightgen.core.errors import UserError
 MAX_SHEET_SIDE_PX = 16384
 MAX_SHEET_PX = 100_000_000
 _STEM = 60
+_EXIF_IFD, _USER_COMMENT = 0x8769, 0x9286
+_MAX_EXIF_BYTES = 60_000  # of a JPEG's 65,535
 
 
 def picture_paths(prompts: Sequence[str], seeds: Sequence[int], out: str | Path | None) -> list[list[Path]]:
@@ -45,14 +48,40 @@ def picture_paths(prompts: Sequence[str], seeds: Sequence[int], out: str | Path 
 
 
 def write_picture(path: Path, image: np.ndarray, facts: Mapping[str, Any]) -> None:
-    """Write an image uint8 [H, W, 3] whole; text chunks hold each fact, and `lightgen` all, as JSON."""
-    info = PngInfo()
-    for name, value in facts.items():
-        info.add_itxt(name, value if isinstance(value, str) else json.dumps(value))
-    info.add_itxt("lightgen", json.dumps(dict(facts), ensure_ascii=False, allow_nan=False))
+    """Write an image uint8 [H, W, 3] whole as a PNG file, as `picture_bytes` makes it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(path) as temporary:
-        Image.fromarray(image).save(temporary, "PNG", pnginfo=info)
+        temporary.write_bytes(picture_bytes(image, facts))
+
+
+def picture_bytes(
+    image: np.ndarray,
+    facts: Mapping[str, Any],
+    kind: Literal["png", "jpeg", "webp"] = "png",
+    quality: int = 95,
+) -> bytes:
+    """File of an image uint8 [H, W, 3] that says how it was made.
+
+    In a PNG, text chunks hold each fact, and `lightgen` all, as JSON; in the others that JSON is the comment
+    of EXIF, unless it is too long for a JPEG.
+
+    Args:
+        image: the picture.
+        facts: JSON-able, by name.
+        kind: of file.
+        quality: 0 to 100; a PNG has none.
+    """
+    made, buffer = Image.fromarray(image), io.BytesIO()
+    if kind == "png":
+        info = PngInfo()
+        for name, value in facts.items():
+            info.add_itxt(name, value if isinstance(value, str) else json.dumps(value))
+        if facts:
+            info.add_itxt("lightgen", json.dumps(dict(facts), ensure_ascii=False, allow_nan=False))
+        made.save(buffer, "PNG", pnginfo=info)
+    else:
+        made.save(buffer, kind.upper(), quality=quality, exif=_exif(facts))
+    return buffer.getvalue()
 
 
 class ContactSheet:
@@ -74,6 +103,14 @@ class ContactSheet:
         """Place an image uint8 [height, width, 3]."""
         top, left = row * self._height, column * self._width
         self.image[top : top + self._height, left : left + self._width] = image
+
+
+def _exif(facts: Mapping[str, Any]) -> bytes:
+    """EXIF whose comment holds the facts as JSON; nothing of none or of too many."""
+    comment = b"ASCII\0\0\0" + json.dumps(dict(facts), allow_nan=False).encode("ascii")
+    exif = Image.Exif()
+    exif.get_ifd(_EXIF_IFD)[_USER_COMMENT] = comment
+    return exif.tobytes() if facts and len(comment) <= _MAX_EXIF_BYTES else b""
 
 
 def _stems(prompts: Sequence[str]) -> list[str]:

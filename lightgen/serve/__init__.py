@@ -1,0 +1,1 @@
+"""Serve: how strangers ask."""
