@@ -7,8 +7,11 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from lightgen.cli.main import INTERRUPTED, TERMINATED
 from lightgen.cli.options import Parser
 from lightgen.core.errors import UserError
+from lightgen.core.interrupts import Terminated
+from lightgen.core.progress import say
 
 _PROG = "lightgen serve"
 _NEEDS = ("fastapi", "uvicorn", "python_multipart", "prometheus_client")
@@ -17,12 +20,13 @@ lightgen serve                                      the page and the API at http
 lightgen serve --model runs/a --model b=runs/b      two checkpoints, to compare on the page
 lightgen serve --host 0.0.0.0 --api-key-file keys   for other machines, who need a key of the file
 
-The end of the process (SIGTERM or Ctrl-C) waits for the pictures that were accepted; exit code 0."""
+The end of the process (SIGTERM or Ctrl-C) waits for the pictures that were accepted; exit code 0.
+A second one, or one while the models are read, ends at once; exit code 143 for SIGTERM, 130 for Ctrl-C."""
 _T = TypeVar("_T")
 
 
 def run_serve(arguments: Sequence[str]) -> int:
-    """Exit code 0, once the server was told to end.
+    """Exit code once the server was told to end: 0, or 130 or 143 where a signal ended it at once.
 
     Raises:
         UserError: an option, address, key or model that cannot be used, or a library that is missing.
@@ -51,7 +55,12 @@ def run_serve(arguments: Sequence[str]) -> int:
     from lightgen.stages.checkpoint import quiet_libraries
 
     quiet_libraries()
-    serve(config, models, found.safety)
+    try:
+        serve(config, models, found.safety)
+    except KeyboardInterrupt as stop:
+        is_terminated = isinstance(stop, Terminated)
+        say(f"{_PROG}: {'terminated' if is_terminated else 'interrupted'}")
+        return TERMINATED if is_terminated else INTERRUPTED
     return 0
 
 
@@ -68,13 +77,19 @@ def _parser() -> Parser:
     add("--port", type=int, help="0 = any free one (default: 8000)")
     add("--api-key-file", type=Path, metavar="FILE", help="keys that may ask, one per line")
     add("--insecure-no-keys", action="store_true", default=None, help="let other machines ask without a key")
-    add("--allowed-host", dest="allowed_hosts", action="append", metavar="NAME", help="that it is called by")
+    add(
+        "--allowed-host",
+        dest="allowed_hosts",
+        action="append",
+        metavar="NAME",
+        help="by which a proxy calls it",
+    )
     add(
         "--cors-origin",
         dest="cors_origins",
         action="append",
         metavar="ORIGIN",
-        help="of other pages that ask",
+        help="of other pages that ask, as https://their.example",
     )
     add("--preset", metavar="NAME", help="of requests that name none: exact, balanced or fast (default)")
     add("--threads", type=int, metavar="N", help="of arithmetic (default: PyTorch's choice)")

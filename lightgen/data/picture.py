@@ -38,11 +38,20 @@ def decode_image(data: bytes, background: str = "white") -> np.ndarray:
     Raises:
         UserError: another format, more than MAX_PIXELS (seen before decoding), or damaged bytes.
     """
+    return np.array(flatten(decode_layers(data), background))
+
+
+def decode_layers(data: bytes) -> Image.Image:
+    """RGB picture of a PNG, JPEG or WebP file, RGBA where it may be transparent: upright, first frame only.
+
+    Raises:
+        UserError: as of decode_image.
+    """
     try:
         picture = _open(data)
         pixels = picture.width * picture.height
         if pixels <= MAX_PIXELS:
-            return np.array(flatten(ImageOps.exif_transpose(picture), background))
+            return _layers(ImageOps.exif_transpose(picture))
     except _DECODE_ERRORS as error:
         if isinstance(error, UserError):
             raise
@@ -75,6 +84,18 @@ def flatten(picture: Image.Image, background: str) -> Image.Image:
     Raises:
         UserError: a picture of floats, whose range nobody knows.
     """
+    picture = _layers(picture)
+    if picture.mode == "RGB":
+        return picture
+    return Image.alpha_composite(Image.new("RGBA", picture.size, background), picture).convert("RGB")
+
+
+def _layers(picture: Image.Image) -> Image.Image:
+    """RGB picture of one of any mode, or RGBA where it may be transparent.
+
+    Raises:
+        UserError: a picture of floats, whose range nobody knows.
+    """
     if picture.mode == "F":
         raise UserError("image: got a PIL image of floats (mode F), allowed: 8 or 16 bits a channel")
     if picture.mode.startswith("I"):  # 16-bit grey, which convert would clip at 255 and not scale
@@ -82,10 +103,9 @@ def flatten(picture: Image.Image, background: str) -> Image.Image:
         picture = Image.fromarray((values >> 8).astype(np.uint8))
         if isinstance(clear, int):  # the one grey that is transparent, of 16 bits too
             picture.putalpha(Image.fromarray((values != clear).astype(np.uint8) * 255))
-    if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
-        picture = picture.convert("RGBA")
-        picture = Image.alpha_composite(Image.new("RGBA", picture.size, background), picture)
-    return picture if picture.mode == "RGB" else picture.convert("RGB")
+    is_clear = picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info
+    mode = "RGBA" if is_clear else "RGB"
+    return picture if picture.mode == mode else picture.convert(mode)
 
 
 def _read(path: Path, background: str) -> np.ndarray:

@@ -19,7 +19,7 @@ from lightgen.serve.guards import LOOPBACK, HostGuard, KeyGuard, OriginGuard, is
 from lightgen.serve.images import image_routes
 from lightgen.serve.intake import BodyGuard, CrowdGuard
 from lightgen.serve.jobs import Jobs
-from lightgen.serve.keys import load_keys
+from lightgen.serve.keys import Keys, load_keys
 from lightgen.serve.metrics import EventLoopLag
 from lightgen.serve.page_files import page_routes
 from lightgen.serve.provenance import load_signer
@@ -34,7 +34,11 @@ _DEFAULT = Checks()
 
 
 def create_app(
-    config: ServeConfig, worker: Worker, models: Mapping[str, Live], checks: Checks = _DEFAULT
+    config: ServeConfig,
+    worker: Worker,
+    models: Mapping[str, Live],
+    checks: Checks = _DEFAULT,
+    keys: Keys | None = None,
 ) -> FastAPI:
     """Application that answers for the models; its lifespan starts and drains the worker.
 
@@ -43,11 +47,12 @@ def create_app(
         worker: that draws, of the same models; not started yet.
         models: by name; the first is the default.
         checks: what is not drawn or not shown.
+        keys: that may ask; None = as the config says.
 
     Raises:
         UserError: keys, or a certificate, that cannot be used.
     """
-    keys = load_keys(config.api_key_file)
+    keys = load_keys(config.api_key_file) if keys is None else keys
     service = Service(config, worker, models, checks, load_signer(config))
     jobs = Jobs(service, config.jobs)
 

@@ -44,6 +44,11 @@ class Live(Protocol):
         """(Height, width) in px that the model is made for."""
         ...
 
+    @property
+    def running(self) -> int:
+        """Pictures in the batch."""
+        ...
+
     def resolve(self, preset: str | None, overrides: "DecodeOverrides") -> "DecodeConfig":
         """Every setting of the decoder; raises UserError."""
         ...
@@ -91,20 +96,23 @@ class _Run:
 
     picture: "LivePicture"
     began: float
-    cost_s: float
+    spent_s: float
 
 
 class Batches:
     """Batches of several models, each in turn; for one thread.
 
-    An exception of a model fails all its pictures, whose batch is emptied; the next may join at once.
+    An exception of a model fails all its pictures, whose batch is emptied; the next may join at once. But one
+    at a join that left nothing behind fails the picture alone that cannot join, and one at a preview costs
+    the previews of that moment.
 
     Args:
         models: by name.
         metrics: where iterations and pictures are counted.
 
     Attributes:
-        mean_s: seconds that a picture takes of the thread's time, mean of the latest; a guess at first.
+        mean_s: seconds of the thread's time that a picture of cost 1 takes, mean of the latest; a guess at
+            first.
     """
 
     def __init__(self, models: Mapping[str, Live], metrics: Metrics) -> None:
@@ -133,7 +141,7 @@ class Batches:
         for name in self._models:
             group = [ticket for ticket in tickets if ticket.model == name]
             if group:
-                self._try(name, partial(self._join, name, group, news), news, group)
+                self._try(name, partial(self._join_all, name, group, news), news, group)
         return news
 
     def step(self) -> News:
@@ -159,6 +167,22 @@ class Batches:
             for ticket in failed:
                 news.ends.setdefault(ticket, WorkFailed("the picture could not be drawn"))
             self._models[name].reset()
+
+    def _join_all(self, name: str, group: Sequence[Ticket], news: News) -> None:
+        """Have pictures join together or, where that fails, one by one; if it raises, some may be in."""
+        before = self._models[name].running
+        try:
+            self._join(name, group, news)
+        except Exception:
+            if self._models[name].running != before:
+                raise
+            _LOG.exception("model %s failed at a join of %d", name, len(group))
+            self._metrics.count_error()
+            if len(group) == 1:
+                news.ends[group[0]] = WorkFailed("the picture could not be drawn")
+                return
+            for ticket in group:
+                self._join_all(name, [ticket], news)
 
     def _join(self, name: str, group: Sequence[Ticket], news: News) -> None:
         began = time.monotonic()
@@ -187,27 +211,37 @@ class Batches:
             news.ends.setdefault(ticket, WorkFailed("the picture was not wanted any more"))
         for ticket in wanted:
             news.updates[ticket] = _update(finished[ticket].picture)
-        self._tell(model, runs, news)
+        self._tell(name, news)
         now = time.monotonic()
         for run in (*runs.values(), *finished.values()):
-            run.cost_s += (now - began) / size
+            run.spent_s += (now - began) / size
         for ticket in wanted:
             self._metrics.see_end(now - finished[ticket].began)
             self._num_done += 1
             weight = max(_NEWEST, 1 / self._num_done)
-            self.mean_s += weight * (finished[ticket].cost_s - self.mean_s)
+            self.mean_s += weight * (finished[ticket].spent_s / ticket.cost - self.mean_s)
 
-    def _tell(self, model: Live, runs: Mapping[Ticket, _Run], news: News) -> None:
+    def _tell(self, name: str, news: News) -> None:
         """Note how far pictures are, with a preview of those that are due."""
+        runs = self._runs[name]
         due = {
             ticket: run.picture
             for ticket, run in runs.items()
             if not ticket.has_ended
             and is_due(run.picture.iteration, run.picture.num_iterations, ticket.previews)
         }
-        previews = dict(zip(due, model.preview(list(due.values())), strict=True)) if due else {}
+        previews = self._previews(name, due) if due else {}
         for ticket, run in runs.items():
             news.updates[ticket] = _update(run.picture, previews.get(ticket))
+
+    def _previews(self, name: str, due: "Mapping[Ticket, LivePicture]") -> dict[Ticket, np.ndarray]:
+        """Pictures so far; none where the model fails at it, since the pictures themselves are untouched."""
+        try:
+            return dict(zip(due, self._models[name].preview(list(due.values())), strict=True))
+        except Exception:
+            _LOG.exception("model %s failed at previews", name)
+            self._metrics.count_error()
+            return {}
 
 
 def is_due(iteration: int, num_iterations: int, previews: int) -> bool:

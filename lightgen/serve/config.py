@@ -16,8 +16,9 @@ class QueueConfig:
     """How many pictures are accepted, and for how long.
 
     Attributes:
-        max_running: pictures decoded together, of all models.
-        max_waiting: pictures in the queue; more are refused.
+        max_running: pictures decoded together, of all models; of dear ones fewer: their cost together is no
+            more than that, 1 = a picture of the model's own size by the preset `fast`.
+        max_waiting: pictures in the queue; more are refused; of one key beside others, more than stay free.
         max_per_key: pictures of one key, waiting and running.
         deadline_s: seconds from acceptance to the finished picture; a request may ask for less.
     """
@@ -77,6 +78,7 @@ class ConnectionConfig:
         max_header_bytes: of a request, all lines together.
         header_timeout_s: seconds until the head of a request is there.
         body_timeout_s: seconds until its body is there.
+        write_timeout_s: seconds until a client has read what is sent to it.
         idle_timeout_s: seconds that a connection is kept between requests.
         heartbeat_s: seconds between signs of life in a stream.
     """
@@ -85,13 +87,15 @@ class ConnectionConfig:
     max_header_bytes: int = 16 * 2**10
     header_timeout_s: float = 10.0
     body_timeout_s: float = 30.0
+    write_timeout_s: float = 120.0
     idle_timeout_s: float = 15.0
     heartbeat_s: float = 10.0
 
     def __post_init__(self) -> None:
         _check_whole("max_connections", self.max_connections, 1, 2**16)
         _check_whole("max_header_bytes", self.max_header_bytes, 2**10, 2**20)
-        for name in ("header_timeout_s", "body_timeout_s", "idle_timeout_s", "heartbeat_s"):
+        seconds = ("header_timeout_s", "body_timeout_s", "write_timeout_s", "idle_timeout_s", "heartbeat_s")
+        for name in seconds:
             _check_real(name, vars(self)[name], 0.05, 3600)
 
 

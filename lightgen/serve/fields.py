@@ -12,6 +12,7 @@ from lightgen.serve.answers import Problem
 
 MAX_DIGITS = 40
 MAX_PARTS = 64
+MAX_NAMES = 64
 MAX_FIELD_BYTES = 16 << 10
 _MAX_PART_HEADERS = 8
 _MAX_HEADER_BYTES = 1024
@@ -35,7 +36,8 @@ def read_json(data: bytes) -> dict[str, Any]:
 
     Raises:
         Problem: 400, for what is no JSON, no object, or not the same to every reader: a name that comes
-            twice, NaN and Infinity, numbers of very many digits, text that is not Unicode or holds nulls.
+            twice, very many names, NaN and Infinity, numbers of very many digits, text that is not Unicode or
+            holds nulls.
     """
     try:
         text = data.decode("utf-8")
@@ -156,11 +158,13 @@ class _Parts:
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise Problem(400, f"body: got {twice[:40]!r} more than once, allowed: each name once")
+    if len(pairs) > MAX_NAMES:
+        raise Problem(400, f"body: got an object of {len(pairs)} names, allowed: at most {MAX_NAMES}")
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in found:
+            raise Problem(400, f"body: got {name[:40]!r} more than once, allowed: each name once")
+        found[name] = value
     return found
 
 

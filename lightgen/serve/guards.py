@@ -1,14 +1,17 @@
 """Guards before every request: whom it calls, whence it comes, and whether its sender may ask."""
 
 import ipaddress
+import re
 from collections.abc import Sequence
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from lightgen.core.errors import UserError
 from lightgen.serve.answers import Problem, error_response
-from lightgen.serve.keys import Keys
+from lightgen.serve.config import ServeConfig
+from lightgen.serve.keys import VARIABLE, Keys
 
 LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 # What is open to everybody: the page, which asks for the key itself, and whether the server is well.
@@ -16,6 +19,10 @@ OPEN = ("/", "/health", "/ready", "/openapi.json")
 OPEN_UNDER = "/page/"
 OWNER = "lightgen.owner"  # in the scope, once a sender is known
 _EXPOSED = "Retry-After, X-Request-Id"
+# As browsers write them: lowercase, without a path or the scheme's own port.
+_ORIGIN = re.compile(
+    r"(?!http:.*:80$|https:.*:443$)[a-z][a-z0-9+.-]*://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:\d{1,5})?"
+)
 
 
 def is_loopback(host: str) -> bool:
@@ -26,6 +33,29 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def check_access(config: ServeConfig, keys: Keys) -> None:
+    """Check that whoever may ask is meant to.
+
+    Raises:
+        UserError: other machines could ask without keys, by the address or, through a proxy, by a name; or
+            an origin is none that a browser sends.
+    """
+    if not keys and not config.insecure_no_keys:
+        names = {"--host": [config.host], "--allowed-host": config.allowed_hosts}
+        for option, name in ((option, name) for option, found in names.items() for name in found):
+            if not is_loopback(name.strip("[]")):
+                raise UserError(
+                    f"{option}: got {name!r} without keys, allowed: 127.0.0.1; or --api-key-file or "
+                    f"{VARIABLE}; or --insecure-no-keys"
+                )
+    for origin in config.cors_origins:
+        if not _ORIGIN.fullmatch(origin):
+            raise UserError(
+                f"--cors-origin: got {origin!r}, allowed: SCHEME://HOST or SCHEME://HOST:PORT as browsers "
+                "write it, such as https://their.example, without a path or a slash at the end"
+            )
 
 
 class HostGuard:

@@ -1,7 +1,6 @@
 """Routes of pictures: generations, edits, and jobs of either."""
 
 import time
-from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Path, Query, Request
@@ -12,6 +11,7 @@ from lightgen.serve.bodies import EditBody, GenerationBody, PictureBody, read_bo
 from lightgen.serve.events import PictureStream
 from lightgen.serve.fields import media_type, read_form, read_json
 from lightgen.serve.guards import OWNER
+from lightgen.serve.intake import release_body
 from lightgen.serve.jobs import Jobs
 from lightgen.serve.orders import Order, make_order
 from lightgen.serve.service import ENDS, ClientGone, Service, as_problem, while_there
@@ -49,17 +49,22 @@ def image_routes(service: Service, jobs: Jobs) -> APIRouter:
     routes = APIRouter()
 
     async def answer(
-        request: Request, body: PictureBody, files: Mapping[str, bytes], *, is_job: bool
+        request: Request, body: PictureBody, files: dict[str, bytes], *, is_job: bool
     ) -> Response:
+        owner = request.scope[OWNER]
         if is_job and body.stream:
             raise Problem(400, "stream: got it with async, allowed: one of them", param="stream")
-        made = service.off_loop(
-            make_order, body, files, service.models, service.config, int(time.time()), service.checks.prompt
-        )
+        created, check = int(time.time()), service.checks.prompt
         try:
+            service.check_room(owner, body.n or 1)
+            made = service.read(
+                owner, make_order, body, files, service.models, service.config, created, check
+            )
             order = await while_there(request.receive, made)
+            files.clear()
+            release_body(request.scope)
             if is_job:
-                job = jobs.start(order, request.scope[OWNER])
+                job = jobs.start(order, owner)
                 place = {"Location": f"{_JOBS}/{job.name}"}
                 return Response(job.answer(), 202, place, "application/json")
             return await _drawn(service, order, request, is_stream=bool(body.stream))
@@ -105,12 +110,12 @@ def image_routes(service: Service, jobs: Jobs) -> APIRouter:
 
     @routes.get(
         _JOBS + "/{name}",
-        responses={200: {"model": JobAnswer}, **errors(400, 401, 403, 404, 500, 503)},
+        responses={200: {"model": JobAnswer}, **errors(400, 401, 403, 404, 429, 500, 503)},
         response_class=JSONResponse,
     )
     async def job(request: Request, name: JobName) -> Response:
         """How far a job is, and its result."""
-        return Response(jobs.find(name, request.scope[OWNER]).answer(), media_type="application/json")
+        return jobs.answer(name, request.scope[OWNER])
 
     @routes.delete(
         _JOBS + "/{name}",

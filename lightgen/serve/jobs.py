@@ -4,15 +4,22 @@ import asyncio
 import json
 import secrets
 import time
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
-from lightgen.serve.answers import Problem, error_body
+from starlette.responses import Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
+
+from lightgen.serve.answers import Problem, error_body, error_response
 from lightgen.serve.config import JobConfig
 from lightgen.serve.orders import Order
 from lightgen.serve.service import ENDS, Service, as_problem
 from lightgen.serve.ticket import Ticket
 
 _NAME_BYTES = 16
+_SLICE_BYTES = 64 << 10
+_MAX_READERS = 4  # of one owner, of results that are larger than a slice
 
 
 class Job:
@@ -49,6 +56,10 @@ class Job:
 
     def answer(self) -> bytes:
         """JSON of how far it is, with the result if there is one."""
+        return b"".join(self.parts())
+
+    def parts(self) -> tuple[bytes, bytes, bytes]:
+        """The answer in three parts; the second is the result, as it is kept."""
         head = {
             "id": self.name,
             "object": "image.job",
@@ -58,7 +69,7 @@ class Job:
             "error": self.error,
         }
         # the result is large and is JSON already
-        return json.dumps(head).encode()[:-1] + b', "result": ' + (self.result or b"null") + b"}"
+        return json.dumps(head).encode()[:-1] + b', "result": ', self.result or b"null", b"}"
 
     def let_go(self) -> None:
         """Keep what is said of the pictures, and no more of them than that."""
@@ -77,6 +88,34 @@ class Job:
         ]
 
 
+class _LargeAnswer(StreamingResponse):
+    """Answer of a job whose result is sent in slices of what is kept, as fast as the client reads.
+
+    Args:
+        job: that has ended.
+        readers: such answers that are being sent, by owner.
+    """
+
+    def __init__(self, job: Job, readers: Counter[str]) -> None:
+        self._owner, self._readers = job.owner, readers
+        parts = job.parts()
+        headers = {"Content-Length": str(sum(map(len, parts)))}
+        super().__init__(_slices(parts), headers=headers, media_type="application/json")
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send it, unless its owner reads too many already."""
+        if self._readers[self._owner] >= _MAX_READERS:
+            problem = Problem(429, f"job: {_MAX_READERS} large results are being read", retry_after_s=1)
+            return await error_response(problem)(scope, receive, send)
+        self._readers[self._owner] += 1
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._readers[self._owner] -= 1
+            if not self._readers[self._owner]:
+                del self._readers[self._owner]
+
+
 class Jobs:
     """The jobs of a server, for its event loop alone.
 
@@ -88,6 +127,7 @@ class Jobs:
     def __init__(self, service: Service, config: JobConfig) -> None:
         self._service, self._config = service, config
         self._jobs: dict[str, Job] = {}
+        self._readers: Counter[str] = Counter()
 
     def __len__(self) -> int:
         return len(self._jobs)
@@ -99,9 +139,12 @@ class Jobs:
             Problem: 429, if as many are not done as are kept.
             Refused: there is no room in the queue.
         """
-        if len(self._jobs) >= self._config.max_jobs and not self._drop_oldest():
+        is_full = len(self._jobs) >= self._config.max_jobs
+        if is_full and not any(job.has_ended for job in self._jobs.values()):
             raise Problem(429, "jobs: too many that are not done", retry_after_s=10)
         job = Job(owner, self._service.submit(order, owner))
+        if is_full:  # only now: who is refused pushes nothing out
+            self._drop_oldest(owner, lambda job: 1)
         job.tasks = [asyncio.ensure_future(self._run(job, order))]
         job.tasks += [asyncio.ensure_future(_watch(job, *each)) for each in enumerate(job.tickets)]
         self._jobs[job.name] = job
@@ -117,6 +160,17 @@ class Jobs:
         if job is None or job.owner != owner:
             raise Problem(404, "job: there is none of this name, or no more")
         return job
+
+    def answer(self, name: str, owner: str) -> Response:
+        """How far the owner's job of this name is, with the result if there is one.
+
+        Raises:
+            Problem: 404, if there is none.
+        """
+        job = self.find(name, owner)
+        if _size(job) > _SLICE_BYTES:
+            return _LargeAnswer(job, self._readers)
+        return Response(job.answer(), media_type="application/json")
 
     def forget(self, job: Job) -> None:
         """Drop a job, and stop drawing it."""
@@ -150,15 +204,30 @@ class Jobs:
             job.timer = asyncio.get_running_loop().call_later(self._config.max_age_s, self.forget, job)
         if job.name not in self._jobs:
             job.timer.cancel()
-        while sum(len(each.result or b"") for each in self._jobs.values()) > self._config.max_bytes:
-            self._drop_oldest()
+        while sum(map(_size, self._jobs.values())) > self._config.max_bytes:
+            self._drop_oldest(job.owner, _size)
 
-    def _drop_oldest(self) -> bool:
-        """Whether there was a job that has ended, to be forgotten."""
-        oldest = next((job for job in self._jobs.values() if job.has_ended), None)
-        if oldest is not None:
-            self.forget(oldest)
-        return oldest is not None
+    def _drop_oldest(self, owner: str, measure: Callable[[Job], int]) -> None:
+        """Forget the oldest ended job of whoever keeps most by a measure; of equals, of the one who adds."""
+        ended = [job for job in self._jobs.values() if job.has_ended]
+        kept: Counter[str] = Counter()
+        for job in ended:
+            kept[job.owner] += measure(job)
+        most = max(kept, key=lambda each: (kept[each], each == owner))
+        self.forget(next(job for job in ended if job.owner == most))
+
+
+def _size(job: Job) -> int:
+    """Bytes of its result."""
+    return len(job.result or b"")
+
+
+async def _slices(parts: tuple[bytes, ...]) -> AsyncIterator[memoryview]:
+    """Views of the parts that copy nothing."""
+    for part in parts:
+        view = memoryview(part)
+        for start in range(0, len(view), _SLICE_BYTES):
+            yield view[start : start + _SLICE_BYTES]
 
 
 async def _watch(job: Job, number: int, ticket: Ticket) -> None:

@@ -120,7 +120,7 @@ def make_order(
         temperature=body.temperature,
     )
     decode = live.resolve(preset, overrides)
-    edit = _edit(body, files, config.limits) if isinstance(body, EditBody) else None
+    edit = _edit(body, files, live, config.limits) if isinstance(body, EditBody) else None
     height, width = _size(body.size, live, edit)
     grid = _grid(height, width, live, edit, config.limits)
     seed = secrets.randbelow(MAX_RANDOM_SEED) if body.seed is None else body.seed
@@ -139,6 +139,7 @@ def make_order(
         "negative_prompt": body.negative_prompt,
         **({} if edit is None else edit.facts(files)),
         **live.facts,
+        "model": name,
         "height": height,
         "width": width,
         **_decoding_facts(preset, decode),
@@ -212,15 +213,22 @@ def _check_limits(body: PictureBody, limits: LimitConfig) -> None:
             raise Problem(400, f"{name}: got {value}, allowed: at most {limit}", param=name)
 
 
-def _edit(body: EditBody, files: Mapping[str, bytes], limits: LimitConfig) -> _Edit:
-    """What to change, of the files."""
-    picture, clear = stranger_picture("image", files["image"], limits.max_side_px)
+def _edit(body: EditBody, files: Mapping[str, bytes], live: Live, limits: LimitConfig) -> _Edit:
+    """What to change, of the files; sizes are checked by their headers, before anything is decoded."""
+
+    def check_picture(height: int, width: int) -> None:
+        if body.padding_mask_crop is None:
+            _check_area(-(-height // live.unit), -(-width // live.unit), live, limits, is_edit=True)
+
+    def check_mask(height: int, width: int) -> None:
+        if (height, width) != picture.shape[:2]:
+            allowed = f"the picture's {picture.shape[1]}x{picture.shape[0]} px"
+            raise Problem(400, f"mask: got {width}x{height} px, allowed: {allowed}", param="mask")
+
+    picture, clear = stranger_picture("image", files["image"], limits.max_side_px, check_picture)
     mask = clear
     if "mask" in files:
-        mask = stranger_mask("mask", files["mask"], limits.max_side_px)
-        if mask.shape != picture.shape[:2]:
-            got, allowed = (f"{each.shape[1]}x{each.shape[0]} px" for each in (mask, picture))
-            raise Problem(400, f"mask: got {got}, allowed: the picture's {allowed}", param="mask")
+        mask = stranger_mask("mask", files["mask"], limits.max_side_px, check_mask)
         if not mask.any():
             allowed = "white or transparent where to paint"
             raise Problem(400, f"mask: got nothing to paint, allowed: {allowed}", param="mask")
@@ -247,18 +255,22 @@ def _size(size: str | None, live: Live, edit: _Edit | None) -> tuple[int, int]:
 
 def _grid(height: int, width: int, live: Live, edit: _Edit | None, limits: LimitConfig) -> tuple[int, int]:
     """(Rows, columns) of tokens that are drawn, checked against what is granted."""
-    unit, area = live.unit, live.default_size[0] * live.default_size[1]
+    unit = live.unit
     param = "size" if edit is None else "image"
     if max(height, width) > limits.max_side_px:
         got, allowed = f"{width}x{height}", f"sides of at most {limits.max_side_px} px"
         raise Problem(400, f"{param}: got {got} px, allowed: {allowed}", param=param)
     rows, columns = -(-height // unit), -(-width // unit)
     if edit is not None and edit.mask is not None and edit.config.crop is not None:
-        frame = frame_of(edit.mask, unit, area, edit.config.crop)
+        frame = frame_of(edit.mask, unit, live.default_size[0] * live.default_size[1], edit.config.crop)
         rows, columns = frame.rows, frame.columns
-    slack = 1.0 if edit is None else 1.1  # for sides that are no whole tokens
-    if rows * columns * unit**2 > limits.max_area * area * slack:
-        hint = "" if edit is None else ", or less by padding_mask_crop"
-        got, most = rows * columns * unit**2, int(limits.max_area * area)
-        raise Problem(400, f"{param}: got {got} pixels, allowed: at most {most}{hint}", param=param)
+    _check_area(rows, columns, live, limits, is_edit=edit is not None)
     return rows, columns
+
+
+def _check_area(rows: int, columns: int, live: Live, limits: LimitConfig, *, is_edit: bool) -> None:
+    got, most = rows * columns * live.unit**2, limits.max_area * live.default_size[0] * live.default_size[1]
+    slack = 1.1 if is_edit else 1.0  # for sides that are no whole tokens
+    if got > most * slack:
+        param, hint = ("image", ", or less by padding_mask_crop") if is_edit else ("size", "")
+        raise Problem(400, f"{param}: got {got} pixels, allowed: at most {int(most)}{hint}", param=param)

@@ -12,13 +12,14 @@ from collections.abc import Iterator, Mapping
 import uvicorn
 
 from lightgen.core.errors import UserError
+from lightgen.core.interrupts import interruption
 from lightgen.core.progress import say
 from lightgen.serve.app import create_app
 from lightgen.serve.batches import Live
 from lightgen.serve.config import ServeConfig
 from lightgen.serve.connections import protocol_class
-from lightgen.serve.guards import is_loopback
-from lightgen.serve.keys import VARIABLE, load_keys
+from lightgen.serve.guards import check_access
+from lightgen.serve.keys import Keys, load_keys
 from lightgen.serve.metrics import Metrics
 from lightgen.serve.service import Checks
 from lightgen.serve.worker import Worker
@@ -35,7 +36,7 @@ def serve(config: ServeConfig, models: Mapping[str, str], safety: str | None = N
     """Answer requests until the process is told to end (SIGTERM or SIGINT).
 
     Then pictures that were accepted are finished, new ones are refused with 503, and it returns; a second
-    signal ends at once.
+    signal ends at once, and so does one that comes while the models are read.
 
     Args:
         config: how it listens, whom it lets in, and what it grants.
@@ -43,14 +44,11 @@ def serve(config: ServeConfig, models: Mapping[str, str], safety: str | None = N
         safety: folder of a classifier that says which pictures are not shown, or None.
 
     Raises:
-        UserError: an address, key, model or file that cannot be used.
+        UserError: an address, name, origin, key, model or file that cannot be used.
+        KeyboardInterrupt: a signal ended it at once.
     """
     keys = load_keys(config.api_key_file)
-    if not (is_loopback(config.host) or keys or config.insecure_no_keys):
-        raise UserError(
-            f"--host: got {config.host!r} without keys, allowed: 127.0.0.1; or --api-key-file or {VARIABLE}; "
-            "or --insecure-no-keys"
-        )
+    check_access(config, keys)
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     for name in _TALKATIVE:
         logging.getLogger(name).setLevel(logging.ERROR)
@@ -58,8 +56,10 @@ def serve(config: ServeConfig, models: Mapping[str, str], safety: str | None = N
         checks = Checks(picture=None if safety is None else open_picture_check(safety))
         opened: dict[str, Live] = {name: open_live(place) for name, place in models.items()}
         worker = Worker(opened, config.queue, Metrics())
-        server = PictureServer(config, worker, opened, checks, listener)
+        server = PictureServer(config, worker, opened, checks, listener, keys)
         asyncio.run(server.serve(sockets=[listener]))
+        if server.second_signal is not None:
+            raise interruption(server.second_signal)
 
 
 class PictureServer(uvicorn.Server):
@@ -71,6 +71,10 @@ class PictureServer(uvicorn.Server):
         models: by name, as the worker has them.
         checks: what is not drawn or not shown.
         listener: socket that is bound.
+        keys: that may ask; None = as the config says.
+
+    Attributes:
+        second_signal: number of the signal that ended it at once, if one did.
     """
 
     def __init__(
@@ -80,11 +84,12 @@ class PictureServer(uvicorn.Server):
         models: Mapping[str, Live],
         checks: Checks,
         listener: socket.socket,
+        keys: Keys | None = None,
     ) -> None:
         connections = config.connections
         super().__init__(
             uvicorn.Config(
-                create_app(config, worker, models, checks),
+                create_app(config, worker, models, checks, keys),
                 http=protocol_class(connections),
                 ws="none",
                 lifespan="on",
@@ -95,12 +100,12 @@ class PictureServer(uvicorn.Server):
                 proxy_headers=False,
                 timeout_keep_alive=3600,  # the protocol's own clock is stricter
                 timeout_graceful_shutdown=_LAST_ANSWERS_S,
-                h11_max_incomplete_event_size=connections.max_header_bytes,
             )
         )
         self._serve_config, self._worker, self._listener = config, worker, listener
         self._names = ", ".join(models)
         self._drain: asyncio.Task[None] | None = None
+        self.second_signal: int | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start, and say where."""
@@ -119,7 +124,7 @@ class PictureServer(uvicorn.Server):
         loop = asyncio.get_running_loop()
         before = {number: signal.getsignal(number) for number in _SIGNALS}
         for number in _SIGNALS:
-            loop.add_signal_handler(number, self._end)
+            loop.add_signal_handler(number, self._end, number)
         try:
             yield
         finally:
@@ -127,13 +132,15 @@ class PictureServer(uvicorn.Server):
                 loop.remove_signal_handler(number)
                 signal.signal(number, handler)
 
-    def _end(self) -> None:
+    def _end(self, number: int) -> None:
         """Drain and end; at once, if that was begun before."""
         if self._drain is None:
             say("lightgen serve: ending; accepted pictures are finished, a second signal ends at once")
             self._drain = asyncio.ensure_future(self._drained())
         else:
             self._drain.cancel()
+            self.second_signal = number
+            logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)  # it shows what it leaves undone
             self.should_exit = self.force_exit = True
 
     async def _drained(self) -> None:

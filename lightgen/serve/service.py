@@ -2,11 +2,13 @@
 
 import asyncio
 import base64
+import contextlib
 import json
 from collections.abc import Callable, Coroutine, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, ParamSpec, TypeVar
+from weakref import WeakValueDictionary
 
 import numpy as np
 from starlette.types import Receive
@@ -26,7 +28,8 @@ _T = TypeVar("_T")
 PictureCheck = Callable[[np.ndarray], bool]
 # How drawing may end otherwise than with a picture.
 ENDS = (Refused, DeadlinePassed, Cancelled, WorkFailed, UserError, Problem)
-_THREADS = 2
+_READING_THREADS, _WRITING_THREADS = 4, 2
+_READ_AT_A_TIME = 2  # requests of one owner, so that none has all threads
 
 
 class ClientGone(Exception):
@@ -67,16 +70,44 @@ class Service:
     ) -> None:
         self.config, self.worker, self.models = config, worker, models
         self.checks, self._signer = checks, signer
-        self._pool = ThreadPoolExecutor(_THREADS, "lightgen-pictures")
+        self._reading = ThreadPoolExecutor(_READING_THREADS, "lightgen-reading")
+        self._writing = ThreadPoolExecutor(_WRITING_THREADS, "lightgen-writing")
+        self._turns: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
 
     def close(self) -> None:
         """End the threads, once they are through with what they do."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        for pool in (self._reading, self._writing):
+            pool.shutdown(wait=False, cancel_futures=True)
 
-    async def off_loop(self, function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
+    async def read(self, owner: str, function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
+        """What a function returns that is called in a thread, when it is the owner's turn.
+
+        A thread goes on when nobody waits for it any more, and its turn lasts until it is through.
+        """
+        loop = asyncio.get_running_loop()
+        turn = self._turns.setdefault(owner, asyncio.Semaphore(_READ_AT_A_TIME))
+        await turn.acquire()
+        work = self._reading.submit(function, *args, **kwargs)
+
+        def done(_: object) -> None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed, and nobody waits
+                loop.call_soon_threadsafe(turn.release)
+
+        work.add_done_callback(done)
+        return await asyncio.wrap_future(work)
+
+    async def _write(self, function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
         """What a function returns that is called in a thread."""
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._pool, lambda: function(*args, **kwargs))
+        return await loop.run_in_executor(self._writing, lambda: function(*args, **kwargs))
+
+    def check_room(self, owner: str, count: int) -> None:
+        """Check that there is room for so many pictures now, before anything is done for them.
+
+        Raises:
+            Refused: there is none.
+        """
+        self.worker.room(owner, min(count, self.config.limits.max_pictures))
 
     def submit(self, order: Order, owner: str) -> list[Ticket]:
         """Tickets of an order's pictures, all or none.
@@ -92,12 +123,12 @@ class Service:
         Raises:
             Problem: 400, if the picture may not be shown.
         """
-        return await self.off_loop(self._file, order.kind, order.quality, order.facts[number], image)
+        return await self._write(self._file, order.kind, order.quality, order.facts[number], image)
 
     async def preview(self, order: Order, image: np.ndarray) -> str | None:
         """File of a picture on the way, in base64; None if it may not be shown."""
         try:
-            return await self.off_loop(self._file, order.kind, order.quality, {}, image)
+            return await self._write(self._file, order.kind, order.quality, {}, image)
         except Problem:
             return None
 
@@ -129,7 +160,7 @@ class Service:
             "preset": order.preset,
             "model": order.model,
         }
-        return await self.off_loop(lambda: json.dumps(answer).encode())
+        return await self._write(lambda: json.dumps(answer).encode())
 
     def _file(self, kind: Kind, quality: int, facts: Mapping[str, Any], image: np.ndarray) -> str:
         if self.checks.picture is not None and not self.checks.picture(image):

@@ -58,6 +58,7 @@ class Ticket:
         model: which draws it.
         key: whose share of the queue it takes.
         previews: how many partial pictures are wanted.
+        cost: work that it is expected to take, 1 = a usual picture of the model.
         accepted: when, by the monotonic clock, seconds.
         state: where it is; a passed deadline counts as failed.
         has_ended: whether there is a result or an error.
@@ -71,9 +72,10 @@ class Ticket:
         previews: int,
         place: Callable[["Ticket"], int],
         on_end: Callable[["Ticket", Outcome], None],
+        cost: float = 1.0,
     ) -> None:
         self.request, self.model, self.key, self.previews = request, model, key, previews
-        self.accepted = time.monotonic()
+        self.cost, self.accepted = cost, time.monotonic()
         self.state: State = "waiting"
         self.has_ended = False
         self._place, self._on_end = place, on_end

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Literal
 
 from lightgen.serve.batches import Batches, Live, News
 from lightgen.serve.config import QueueConfig
+from lightgen.serve.cost import picture_costs
 from lightgen.serve.metrics import Fate, Metrics
 from lightgen.serve.queue import FairQueue
 from lightgen.serve.ticket import Cancelled, DeadlinePassed, Outbox, Outcome, Ticket, WorkFailed
@@ -20,9 +21,10 @@ from lightgen.serve.ticket import Cancelled, DeadlinePassed, Outbox, Outcome, Ti
 if TYPE_CHECKING:
     from lightgen.stages.live import PictureRequest
 
-Obstacle = Literal["key", "queue", "late", "ending"]
+Obstacle = Literal["key", "share", "queue", "late", "ending"]
 _FATES: dict[Obstacle, Fate] = {
     "key": "refused_key",
+    "share": "refused_key",
     "queue": "refused_queue",
     "late": "refused_late",
     "ending": "refused_ending",
@@ -61,7 +63,7 @@ class Worker:
         self._batches = Batches(models, metrics)  # the thread's own
         self._thread = threading.Thread(target=self._work, name="lightgen-worker", daemon=True)
         self._outbox: Outbox | None = None
-        self._stopped = asyncio.Event()
+        self._stopped, self._is_drained = asyncio.Event(), False
         metrics.watch_queue(lambda: self._queue.num_waiting, lambda: self._queue.num_running)
 
     @property
@@ -72,6 +74,15 @@ class Worker:
     def start(self) -> None:
         """Begin; called once."""
         self._thread.start()
+
+    def room(self, key: str, count: int) -> None:
+        """Look whether `submit` could take so many pictures of a key, before any work is put into them.
+
+        Raises:
+            Refused: it could not, whatever they cost.
+        """
+        with self._changed:
+            self._check_room(key, [0.0] * count, self.config.deadline_s)
 
     def submit(
         self,
@@ -95,15 +106,17 @@ class Worker:
         """
         assert model in self.models, model
         limit_s = min(self.config.deadline_s, self.config.deadline_s if deadline_s is None else deadline_s)
-        tickets = [Ticket(each, model, key, previews, self._place, self._ended) for each in requests]
+        costs = picture_costs(requests, self.models[model], previews)
+        tickets = [
+            Ticket(each, model, key, previews, self._place, self._ended, cost)
+            for each, cost in zip(requests, costs, strict=True)
+        ]
         with self._changed:
-            obstacle = self._obstacle(key, len(tickets), limit_s)
-            if obstacle is not None:
-                raise self._refusal(obstacle, len(tickets))
+            self._check_room(key, costs, limit_s)
             if self._outbox is None:
                 self._outbox = Outbox(asyncio.get_running_loop())
             for ticket in tickets:
-                self._queue.put(ticket, key, ticket.accepted + limit_s)
+                self._queue.put(ticket, key, ticket.accepted + limit_s, ticket.cost)
             self._changed.notify()
         for ticket in tickets:
             ticket.expire_after(limit_s)
@@ -113,18 +126,21 @@ class Worker:
         """Refuse what is new, finish what is accepted, and stop the thread.
 
         What is not done after so many seconds fails; the iteration in progress may take a few seconds more.
+        Once this is over it is at once, also where that iteration never ended.
         """
+        if self._is_drained:
+            return
         with self._changed:
             self._is_draining = True
             self._outbox = self._outbox or Outbox(asyncio.get_running_loop())
             self._changed.notify()
-        if not self._thread.is_alive() or await self._has_stopped(timeout_s):
-            return
-        with self._changed:
-            rest = self._queue.items()
-        for ticket in rest:
-            ticket.end(WorkFailed("the server ended before the picture was done"))
-        await self._has_stopped(_GRACE_S)
+        if self._thread.is_alive() and not await self._has_stopped(timeout_s):
+            with self._changed:
+                rest = self._queue.items()
+            for ticket in rest:
+                ticket.end(WorkFailed("the server ended before the picture was done"))
+            await self._has_stopped(_GRACE_S)
+        self._is_drained = True
 
     async def _has_stopped(self, timeout_s: float) -> bool:
         try:
@@ -134,24 +150,30 @@ class Worker:
         self._thread.join(1.0)  # all it has to do is return
         return True
 
-    def _obstacle(self, key: str, count: int, limit_s: float) -> Obstacle | None:
-        """What keeps so many new pictures out; work that would be thrown away undone is not begun."""
+    def _check_room(self, key: str, costs: Sequence[float], limit_s: float) -> None:
+        """Raise Refused where there is no room for new pictures of these costs."""
+        obstacle = self._obstacle(key, costs, limit_s)
+        if obstacle is not None:
+            self.metrics.count_pictures(_FATES[obstacle], len(costs))
+            raise self._refusal(obstacle, len(costs))
+
+    def _obstacle(self, key: str, costs: Sequence[float], limit_s: float) -> Obstacle | None:
+        """What keeps new pictures out; work that would be thrown away undone is not begun."""
         if not self.is_ready:
             return "ending"
-        full = self._queue.obstacle(key, count)
-        if full is None and self._queue.num_waiting:
-            took_s = self._batches.mean_s * (len(self._queue) + count)
+        queue = self._queue
+        full = queue.obstacle(key, len(costs))
+        if full is None and queue.num_waiting:
+            took_s = self._batches.mean_s * (queue.waiting_cost + queue.running_cost + sum(costs))
             return "late" if self._batches.is_measured and took_s > limit_s else None
         return full
 
     def _refusal(self, obstacle: Obstacle, count: int) -> Refused:
-        self.metrics.count_pictures(_FATES[obstacle], count)
-        after_s = max(1.0, self._batches.mean_s * self._queue.num_waiting)
-        if obstacle == "key":
-            most = self.config.max_per_key
-            return Refused(
-                429, after_s, f"n: got {count} more pictures, allowed: {most} of one key at a time"
-            )
+        after_s = max(1.0, self._batches.mean_s * self._queue.waiting_cost)
+        if obstacle in ("key", "share"):
+            most = f"{self.config.max_per_key} of one key at a time"
+            allowed = most if obstacle == "key" else "as many waiting as there are places left for others"
+            return Refused(429, after_s, f"n: got {count} more pictures, allowed: {allowed}")
         if obstacle == "queue":
             return Refused(503, after_s, "the queue is full")
         if obstacle == "late":
@@ -197,7 +219,8 @@ class Worker:
         """Fill the free places, and do one iteration of one model."""
         self._let_go()
         with self._changed:
-            taken = self._queue.take(self.config.max_running - self._queue.num_running)
+            most = self.config.max_running
+            taken = self._queue.take(most - self._queue.num_running, budget=most)
         self._report(self._batches.join(taken))
         self._report(self._batches.step())
 

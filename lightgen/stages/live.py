@@ -104,8 +104,8 @@ class LiveBatch:
 
     @property
     def running(self) -> int:
-        """Pictures in the batch."""
-        return len(self._pictures)
+        """Pictures in the batch, those that only half joined it before an error counted too."""
+        return max(len(self._pictures), len(self._running))
 
     def resolve(self, preset: str | None, overrides: DecodeOverrides) -> DecodeConfig:
         """Every setting of the decoder; see `lightgen.stages.decoding.resolve`."""

@@ -97,6 +97,8 @@ def test_every_option_reaches_the_config(given, tmp_path, monkeypatch):
         (["--model", "a=x", "--model", "a=y"], "each name once"),
         (["--model", ""], "each name once"),
         (["--host", "0.0.0.0"], "without keys"),
+        (["--allowed-host", "pictures.example"], "--allowed-host: got 'pictures.example' without keys"),
+        (["--cors-origin", "their.example"], "--cors-origin: got 'their.example'"),
         (["--host", "192.0.2.77", "--insecure-no-keys"], "192.0.2.77"),
         (["--host", "no such host"], "no such host"),
         (["--api-key-file", "nowhere"], "nowhere"),
@@ -120,6 +122,38 @@ def test_other_machines_may_ask_with_keys(given, tmp_path):
     file.write_text(KEY)
     assert run(["serve", "--host", "0.0.0.0", "--api-key-file", str(file)]) == 0
     assert run(["serve", "--host", "0.0.0.0", "--insecure-no-keys"]) == 0
+
+
+def test_keys_are_read_once(monkeypatch, tmp_path):
+    from lightgen.serve import run as server
+
+    file, given = tmp_path / "keys", []
+    file.write_text(KEY)
+    monkeypatch.setattr(server, "open_live", lambda place: file.unlink())
+    monkeypatch.setattr(server, "PictureServer", lambda *arguments: given.append(arguments[-1]) or _Ended())
+    assert run(["serve", "--port", "0", "--api-key-file", str(file)]) == 0
+    assert given[0].owner(KEY)
+
+
+class _Ended:
+    """A server that has nothing to do."""
+
+    second_signal = None
+
+    async def serve(self, sockets):
+        assert sockets
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "word"), [(signal.SIGTERM, 143, "terminated"), (signal.SIGINT, 130, "interrupted")]
+)
+def test_a_signal_while_the_models_are_read_ends_quietly(capsys, monkeypatch, number, code, word):
+    from lightgen.serve import run as server
+
+    monkeypatch.setattr(server, "open_live", lambda place: signal.raise_signal(number))
+    assert run(["serve", "--port", "0"]) == code
+    told = capsys.readouterr()
+    assert told.out == "" and told.err == f"lightgen serve: {word}\n"
 
 
 @pytest.mark.parametrize("name", serve._NEEDS)
@@ -198,7 +232,10 @@ def test_the_end_waits_for_what_was_accepted_and_refuses_the_rest():
         assert server.process.stderr.read() == ""
 
 
-def test_a_second_signal_ends_at_once():
+@pytest.mark.parametrize(
+    ("number", "code", "word"), [(signal.SIGTERM, 143, "terminated"), (signal.SIGINT, 130, "interrupted")]
+)
+def test_a_second_signal_ends_at_once(number, code, word):
     slow = {**LONG, "n": 8, "stream": True, "progress": True}
     with (
         Process("--drain", "600") as server,
@@ -207,7 +244,8 @@ def test_a_second_signal_ends_at_once():
         lines = answer.iter_lines()
         next(lines)
         server.end(signal.SIGTERM)
-        server.process.send_signal(signal.SIGINT)
-        assert server.process.wait(20) == 0
+        server.process.send_signal(number)
+        assert server.process.wait(20) == code
+        assert server.process.stderr.read() == f"lightgen serve: {word}\n"
         with pytest.raises(httpx.HTTPError):
             assert "image_generation.completed" not in "".join(lines)

@@ -176,7 +176,7 @@ def test_systemd_understands_the_unit(unit, tmp_path):
 def test_proxies_pass_streams_on_and_keep_metrics_to_themselves():
     nginx = (DEPLOY / "nginx.conf").read_text()
     assert nginx.count("{") == nginx.count("}")
-    assert "proxy_buffering off;" in nginx and "proxy_set_header Host $host;" in nginx
+    assert "proxy_buffering off;" in nginx and nginx.count("proxy_set_header Host $http_host;") == 2
     assert re.search(r"location = /metrics \{[^}]*deny all;", nginx)
     caddy = (DEPLOY / "Caddyfile").read_text()
     assert caddy.count("{") == caddy.count("}")

@@ -13,16 +13,24 @@ from lightgen.serve.config import QueueConfig
 from lightgen.serve.metrics import Metrics
 from lightgen.serve.ticket import Cancelled, DeadlinePassed, WorkFailed
 from lightgen.serve.worker import Worker
+from lightgen.stages.decoding import DecodeOverrides, resolve
+from lightgen.stages.edit import EditConfig
 
 GRID = (2, 3)
-REFUSED_SEED = -1
+REFUSED_SEED, BREAKING_SEED = -1, -2  # refused, and breaking the join that it is in
+USUAL = resolve("flow", "fast", DecodeOverrides())
 
 
 @dataclass(frozen=True, kw_only=True)
 class FakeRequest:
     seed: int = 0
     prompt: str = "a dog"
-    num_iterations: int = 4
+    num_iterations: int = 4  # that the fake does
+    width: int = 8  # px, of a token each
+    height: int = 8
+    config: object = USUAL
+    mask: np.ndarray | None = None
+    edit: EditConfig = EditConfig()
 
 
 @dataclass(eq=False)
@@ -53,7 +61,7 @@ class FakeLive:
     gate: threading.Semaphore | None = None
     fails: dict[str, int] = field(default_factory=dict)  # name of a method: how often it raises from now on
     facts: dict[str, str] = field(default_factory=lambda: {"model": "fake", "model_digest": "0" * 64})
-    unit: int = 8
+    unit: int = 1
     default_size: tuple[int, int] = (8, 8)
     pictures: list[FakePicture] = field(default_factory=list)
     calls: list[tuple[str, list[int]]] = field(default_factory=list)  # (method, seeds)
@@ -74,13 +82,15 @@ class FakeLive:
             raise RuntimeError(f"{method} broke on /secret/place")
 
     def resolve(self, preset, overrides):
-        return None
+        return resolve("flow", preset, overrides)
 
     def check(self, request):
         pass
 
     def join(self, requests):
         self._note("join", requests)
+        if any(each.seed == BREAKING_SEED for each in requests):
+            raise RuntimeError("join broke on /secret/place")
         joined = [
             UserError("seed: refused") if each.seed == REFUSED_SEED else FakePicture(each)
             for each in requests

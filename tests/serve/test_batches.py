@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import threading
 
 import numpy as np
 import pytest
@@ -9,7 +10,17 @@ import pytest
 from lightgen.core.errors import UserError
 from lightgen.serve.batches import is_due
 from lightgen.serve.ticket import WorkFailed
-from tests.serve.fake_live import REFUSED_SEED, FakeLive, asked, drawn, gated, outcome, started, until
+from tests.serve.fake_live import (
+    BREAKING_SEED,
+    REFUSED_SEED,
+    FakeLive,
+    asked,
+    drawn,
+    gated,
+    outcome,
+    started,
+    until,
+)
 
 
 def test_pictures_join_a_running_batch_and_leave_it_alone():
@@ -96,7 +107,21 @@ def test_the_mean_is_the_thread_s_time_per_picture():
     assert 0.018 < asyncio.run(main()) < 0.06
 
 
-@pytest.mark.parametrize("method", ["join", "step", "preview", "finish"])
+def test_the_mean_is_of_work_and_not_of_pictures():
+    live = FakeLive(step_s=0.02)
+
+    async def main():
+        async with started(live, max_running=1) as worker:
+            (ticket,) = worker.submit(asked(1, width=16, height=16), "fake", "key")
+            await ticket.result()
+            return ticket.cost, worker._batches.mean_s
+
+    cost, mean_s = asyncio.run(main())
+    assert cost == pytest.approx(4 * (16 + 5) / (16 + 5))
+    assert 0.018 < mean_s < 0.06, "80 ms of a picture that costs four"
+
+
+@pytest.mark.parametrize("method", ["step", "finish"])
 def test_an_error_fails_the_pictures_it_met_and_the_worker_goes_on(method, caplog):
     live = FakeLive(fails={method: 1})
 
@@ -119,6 +144,77 @@ def test_an_error_fails_the_pictures_it_met_and_the_worker_goes_on(method, caplo
     assert "secret" not in text
     assert "/secret/place" in caplog.text, "whoever runs the server is told"
     assert len(live.seeds("reset")) == 1
+
+
+def worker_errors(worker):
+    lines = worker.metrics.text().decode().splitlines()
+    return next(float(line.split()[-1]) for line in lines if line.startswith("lightgen_worker_errors_total"))
+
+
+def test_a_picture_that_cannot_join_fails_alone(caplog):
+    live = gated()
+
+    async def main():
+        async with started(live) as worker:
+            (first,) = worker.submit(asked(1), "fake", "key")
+            await until(lambda: live.pictures)
+            rest = worker.submit(asked(2, BREAKING_SEED, 3), "fake", "key")
+            live.gate.release(100)
+            found = [await outcome(ticket) for ticket in (first, *rest)]
+            assert worker_errors(worker) == 2, "of all, and of the one"
+            assert len(worker._queue) == 0
+            return found
+
+    with caplog.at_level(logging.ERROR):
+        found = asyncio.run(main())
+    assert found.pop(2) is WorkFailed
+    assert [np.array_equal(*pair) for pair in zip(found, map(drawn, (1, 2, 3)), strict=True)] == [True] * 3
+    assert live.seeds("join") == [[1], [2, BREAKING_SEED, 3], [2], [BREAKING_SEED], [3]]
+    assert live.seeds("reset") == []
+    assert "/secret/place" in caplog.text
+
+
+def test_a_join_that_breaks_half_way_empties_the_batch():
+    class Half(FakeLive):
+        def join(self, requests):
+            joined = super().join(requests)
+            if requests[0].seed == 2:
+                raise RuntimeError("half of them are in")
+            return joined
+
+    live = Half(gate=threading.Semaphore(0))
+
+    async def main():
+        async with started(live) as worker:
+            (first,) = worker.submit(asked(1), "fake", "key")
+            await until(lambda: live.pictures)
+            rest = worker.submit(asked(2, 3), "fake", "key")
+            live.gate.release(100)
+            found = [await outcome(ticket) for ticket in (first, *rest)]
+            (after,) = worker.submit(asked(4), "fake", "key")
+            assert np.array_equal(await after.result(), drawn(4))
+            return found
+
+    assert asyncio.run(main()) == [WorkFailed] * 3
+    assert len(live.seeds("reset")) == 1
+
+
+def test_a_preview_that_fails_costs_the_preview_alone(caplog):
+    live = FakeLive(fails={"preview": 1}, step_s=0.01)
+
+    async def main():
+        async with started(live) as worker:
+            (ticket,) = worker.submit(asked(1), "fake", "key", previews=2)
+            seen = [update async for update in ticket.updates()]
+            assert worker_errors(worker) == 1
+            return seen, await ticket.result()
+
+    with caplog.at_level(logging.ERROR):
+        seen, picture = asyncio.run(main())
+    assert np.array_equal(picture, drawn(1))
+    assert [update.iteration for update in seen if update.preview is not None] == [3], "not at 2"
+    assert live.seeds("reset") == []
+    assert "/secret/place" in caplog.text
 
 
 def test_an_error_of_one_model_leaves_the_others_alone():

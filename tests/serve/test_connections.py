@@ -1,6 +1,7 @@
 """Connections that are slow, idle, too many, or no HTTP: they end, and others do not notice."""
 
 import contextlib
+import logging
 import socket
 import time
 
@@ -108,6 +109,52 @@ def test_what_is_no_http_is_refused(site):
         connection.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\nX: " + b"y" * 4000)
         _, got = seconds_until_closed(connection)
         assert got.split()[1] in (b"400", b"431")
+
+
+def answer_to(site, *parts):
+    with connected(site) as connection:
+        for part in parts:
+            connection.sendall(part)
+            time.sleep(0.05)
+        return seconds_until_closed(connection)[1]
+
+
+HEAD = b"GET /health HTTP/1.1\r\nHost: localhost\r\n"
+
+
+@pytest.mark.parametrize("cut", [10, 4000])
+def test_a_head_that_is_too_long_is_refused_however_it_comes(site, cut):
+    for size, status in ((1500, b"200"), (2100, b"400"), (20_000, b"400")):
+        text = HEAD + b"X: " + b"y" * (size - len(HEAD) - 7) + b"\r\n\r\n"
+        assert len(text) == size
+        got = answer_to(site, text[:cut], text[cut:])
+        assert got.split()[1] == status and got.count(b"HTTP/1.1 ") == 1
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        HEAD + b"Content-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n" + HEAD + b"\r\n",
+        HEAD.replace(b"1.1", b"1.0") + b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        HEAD.replace(b"\r", b"") + b"\n",
+        HEAD + b"X: a\nContent-Length: 4\r\n\r\n",
+        HEAD + b"X: a\r\n\n" + HEAD + b"\r\n",
+        HEAD + b"X: a\r\n b\r\n\r\n",
+        HEAD + b"Content-Length: 4\r\nContent-Length: 5\r\n\r\n",
+    ],
+)
+def test_what_two_readers_may_take_for_two_things_is_refused(site, text):
+    got = answer_to(site, text)
+    assert got.startswith(b"HTTP/1.1 400 ") and got.count(b"HTTP/1.1 ") == 1
+    assert b"connection: close" in got.lower()
+
+
+def test_what_is_damaged_once_it_is_answered_ends_the_connection(site, caplog):
+    start = HEAD.replace(b"GET", b"POST") + b"Transfer-Encoding: chunked\r\n\r\n"
+    with caplog.at_level(logging.ERROR):
+        got = answer_to(site, start, b"no chunk\r\n")
+    assert got.startswith(b"HTTP/1.1 405 ") and got.count(b"HTTP/1.1 ") == 1
+    assert caplog.text == ""
 
 
 def test_too_many_connections_are_told_so_and_cost_nothing(site):

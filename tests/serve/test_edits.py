@@ -1,7 +1,9 @@
 """What `/v1/images/edits` takes, answers and refuses: above all, files of strangers."""
 
+import asyncio
 import io
 import struct
+import threading
 import zlib
 
 import numpy as np
@@ -9,8 +11,9 @@ import pytest
 from PIL import Image
 
 from lightgen.core.draws import numpy_draws
-from lightgen.serve.config import LimitConfig, ServeConfig
-from tests.serve.served import EDITS, Model, asked, picture, refusal, saved
+from lightgen.serve.config import LimitConfig, QueueConfig, ServeConfig
+from tests.serve.fake_live import until
+from tests.serve.served import EDITS, GENERATIONS, Model, asked, picture, refusal, saved
 
 FIELDS = {"prompt": "a blue car", "seed": "4"}
 
@@ -129,7 +132,63 @@ def test_a_bomb_is_refused_by_its_header():
     data = b"\x89PNG\r\n\x1a\n"
     for name, body in ((b"IHDR", head), (b"IDAT", zlib.compress(bytes(1000))), (b"IEND", b"")):
         data += struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
-    assert "bomb" in refusal(edited({"image": data}))
+    assert "60000x60000 px" in refusal(edited({"image": data}))
+
+
+def test_a_picture_that_is_too_large_is_refused_before_it_is_decoded():
+    data = bytearray(saved(picture(160, 160)))
+    at = data.index(b"IDAT") + 4
+    data[at : at + 8] = bytes(8)  # its pixels are damaged, which nobody looks at
+    assert "at most 4096" in refusal(edited({"image": bytes(data)}))
+    small, mask = saved(picture()), bytes(data)
+    assert "the picture's 32x32" in refusal(edited({"image": small, "mask": mask}))
+
+
+def test_without_room_a_picture_is_not_looked_at():
+    model = Model(gate=threading.Semaphore(0))
+
+    async def work(client):
+        first = asyncio.ensure_future(client.post(GENERATIONS, json={"prompt": "a dog"}))
+        await until(lambda: model.pictures)
+        found = await client.post(EDITS, data=FIELDS, files={"image": ("x", b"no picture")})
+        model.gate.release(100)
+        await first
+        return found
+
+    limits = LimitConfig(max_pictures=1)
+    config = ServeConfig(limits=limits, queue=QueueConfig(max_per_key=1))
+    refusal(asked(work, model, config), 429)
+
+
+def test_files_do_not_count_any_more_once_they_are_read():
+    image = saved(picture(64, 64))
+    limits = LimitConfig(max_body_bytes=len(image) + 1000)
+    model = Model(gate=threading.Semaphore(0))
+
+    async def work(client):
+        calls = []
+        for number in range(1, 6):
+            post = client.post(EDITS, data=FIELDS, files={"image": ("x", image)})
+            calls.append(asyncio.ensure_future(post))
+            while accepted(await client.get("/metrics")) < number:
+                if calls[-1].done():
+                    model.gate.release(1000)
+                    raise AssertionError(calls[-1].result().text)
+                await asyncio.sleep(0.01)
+        model.gate.release(1000)
+        return [each.status_code for each in await asyncio.gather(*calls)]
+
+    assert asked(work, model, ServeConfig(limits=limits)) == [200] * 5
+
+
+def accepted(response):
+    """Pictures that wait and run."""
+    lines = response.text.splitlines()
+    found = [
+        line.split()[-1] for line in lines if line.startswith(("lightgen_queue_length ", "lightgen_running "))
+    ]
+    assert len(found) == 2
+    return sum(map(float, found))
 
 
 def test_mutated_pictures_are_refused_or_drawn_and_nothing_else():
@@ -194,4 +253,5 @@ def test_files_of_the_answer_say_what_was_edited():
     answer = edited({"image": saved(picture()), "mask": saved(half_white())}).json()
     made = Image.open(io.BytesIO(base64.b64decode(answer["data"][0]["b64_json"])))
     facts = json.loads(made.info["lightgen"])
+    assert facts["model"] == "fake"
     assert facts["strength"] == 1.0 and len(facts["image_sha256"]) == len(facts["mask_sha256"]) == 64

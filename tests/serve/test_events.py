@@ -164,6 +164,17 @@ def test_who_leaves_stops_the_work_within_an_iteration(values):
         assert httpx.post(site.url + GENERATIONS, json={**ASKED, "stream": False}).status_code == 200
 
 
+def ask_reading_little(slow, site, values):
+    """Send a request, by a socket that takes little of the answer unless it is read."""
+    body = json.dumps(values).encode()
+    slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    slow.connect(("127.0.0.1", site.port))
+    slow.sendall(
+        b"POST /v1/images/generations HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        b"Content-Length: %d\r\n\r\n%s" % (len(body), body)
+    )
+
+
 class Noisy(Model):
     """Pictures that no file makes small."""
 
@@ -172,18 +183,26 @@ class Noisy(Model):
         return [random.integers(0, 256, (256, 256, 3), dtype=np.uint8) for _ in pictures]
 
 
+def test_a_client_that_reads_slowly_has_more_time_than_one_that_sends():
+    assert ConnectionConfig().write_timeout_s >= 120
+    config = ServeConfig(connections=ConnectionConfig(body_timeout_s=0.2, write_timeout_s=20), drain_s=5)
+    values = {**ASKED, "partial_images": 64, "num_inference_steps": 64}
+    with served(Noisy(step_s=0.02, default_size=(256, 256)), config) as site, socket.socket() as slow:
+        ask_reading_little(slow, site, values)
+        time.sleep(2)  # the server waits for it, and for longer than a body may take
+        got = b""
+        while b"image_generation.completed" not in got:
+            data = slow.recv(1 << 16)
+            assert data, "it was cut off"
+            got += data
+
+
 def test_a_client_that_reads_nothing_is_let_go():
-    config = ServeConfig(connections=ConnectionConfig(body_timeout_s=0.5), drain_s=5)
+    config = ServeConfig(connections=ConnectionConfig(write_timeout_s=0.5), drain_s=5)
     values = {**ASKED, "partial_images": 64, "num_inference_steps": 256}
-    body = json.dumps(values).encode()
     model = Noisy(step_s=0.05, default_size=(256, 256))
     with served(model, config) as site, socket.socket() as slow:
-        slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        slow.connect(("127.0.0.1", site.port))
-        slow.sendall(
-            b"POST /v1/images/generations HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
-            b"Content-Length: %d\r\n\r\n%s" % (len(body), body)
-        )
+        ask_reading_little(slow, site, values)
         assert eventually(lambda: model.pictures)
         assert eventually(lambda: not model.pictures and not site.server.server_state.tasks, 15)
         assert len(model.seeds("step")) < 256, "it was drawn to the end for nobody"

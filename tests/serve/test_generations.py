@@ -4,12 +4,15 @@ import asyncio
 import base64
 import io
 import json
+import time
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from lightgen.serve.answers import Problem
 from lightgen.serve.config import LimitConfig, QueueConfig, ServeConfig
+from lightgen.serve.fields import read_json
 from lightgen.serve.service import Checks
 from tests.serve.served import GENERATIONS, Model, asked, post, queue, refusal
 
@@ -142,6 +145,8 @@ NO_JSON = [
     (b"7", "a number"),
     (b"null", "null"),
     (b'{"prompt": "a", "prompt": "b"}', "more than once"),
+    (b'{"prompt": "a", ' + b", ".join(b'"%d": 0' % n for n in range(64)) + b"}", "65 names"),
+    (b'{"prompt": "a", "user": {' + b", ".join(b'"%d": 0' % n for n in range(65)) + b"}}", "65 names"),
     (b'{"prompt": "a", "guidance_scale": NaN}', "NaN"),
     (b'{"prompt": "a", "guidance_scale": -Infinity}', "Infinity"),
     (b'{"prompt": "a", "guidance_scale": 1e999}', "finite"),
@@ -161,6 +166,20 @@ def test_json_that_is_none_or_not_one_thing_to_every_reader_is_refused():
             assert told in refusal(await client.post(GENERATIONS, content=body))
 
     asked(work, headers={"content-type": "application/json"})
+
+
+def test_json_of_very_many_names_takes_no_time():
+    body = b"{" + b", ".join(b'"%d": 0' % n for n in range(20_000)) + b', "0": 0}'
+    began = time.process_time()
+    with pytest.raises(Problem, match="20001 names"):
+        read_json(body)
+    assert time.process_time() - began < 1.0  # 9 s, when each name was looked for among all
+
+
+def test_a_file_names_the_model_as_the_answer_does():
+    model = Model(facts={"model": "a-directory", "model_digest": "0" * 64})
+    answer = post(PROMPT, model=model).json()
+    assert json.loads(opened(answer["data"][0]).info["lightgen"])["model"] == answer["model"] == "fake"
 
 
 def test_other_bodies_are_refused_by_their_type_and_size():

@@ -6,10 +6,12 @@ import logging
 import httpx
 import pytest
 
+from lightgen.core.errors import UserError
 from lightgen.serve.config import ConnectionConfig, LimitConfig, ServeConfig
-from lightgen.serve.guards import is_loopback
-from lightgen.serve.intake import BodyGuard, CrowdGuard
-from tests.serve.served import EDITS, GENERATIONS, Model, asked, client, made, refusal
+from lightgen.serve.guards import OWNER, check_access, is_loopback
+from lightgen.serve.intake import BodyGuard, CrowdGuard, release_body
+from lightgen.serve.keys import Keys
+from tests.serve.served import EDITS, GENERATIONS, KEY, Model, asked, client, made, refusal
 
 ASKED = {"prompt": "a red apple"}
 OPEN_HOST = {"host": "192.0.2.1", "insecure_no_keys": True}
@@ -18,6 +20,40 @@ OPEN_HOST = {"host": "192.0.2.1", "insecure_no_keys": True}
 def test_what_only_this_machine_reaches():
     assert all(map(is_loopback, ("127.0.0.1", "127.8.8.8", "::1", "localhost")))
     assert not any(map(is_loopback, ("0.0.0.0", "::", "192.0.2.1", "example.org", "")))
+
+
+@pytest.mark.parametrize(
+    "named",
+    [
+        {"host": "0.0.0.0"},
+        {"host": "example.org"},
+        {"allowed_hosts": ("pictures.example",)},
+        {"allowed_hosts": ("localhost", "192.0.2.1")},
+    ],
+)
+def test_other_machines_need_keys_whether_they_come_directly_or_through_a_proxy(named):
+    with pytest.raises(UserError, match="without keys"):
+        check_access(ServeConfig(**named), Keys())
+    check_access(ServeConfig(**named), Keys([KEY]))
+    check_access(ServeConfig(**named, insecure_no_keys=True), Keys())
+
+
+def test_names_of_this_machine_need_no_keys():
+    config = ServeConfig(host="::1", allowed_hosts=("localhost", "[::1]", "127.0.0.2"))
+    check_access(config, Keys())
+
+
+def test_origins_are_what_browsers_send():
+    for origin in ("https://a.example", "http://localhost:3000", "http://[::1]:8080", "app://obsidian.md"):
+        check_access(ServeConfig(cors_origins=(origin,)), Keys())
+    for origin in (
+        *("", "*", "null", "foo", "a.example", "https://", "https://*", "https://*.a.example"),
+        *("https://a.example/", "https://a.example/page", "https://a.example:", "https://a.example:x"),
+        *("https://A.example", "https://me@a.example", "https://a.example:443", "http://a.example:80"),
+        *("https://a.example\n", "https://a.example, https://b.example"),
+    ):
+        with pytest.raises(UserError, match="--cors-origin: got .*, allowed: SCHEME://HOST"):
+            check_access(ServeConfig(cors_origins=("https://a.example", origin)), Keys())
 
 
 @pytest.mark.parametrize(
@@ -154,8 +190,8 @@ def chunk(body, more=True):
     return {"type": "http.request", "body": body, "more_body": more}
 
 
-def scope():
-    return {"type": "http", "headers": [], "method": "POST", "path": "/"}
+def scope(owner="me"):
+    return {"type": "http", "headers": [], "method": "POST", "path": "/", OWNER: owner}
 
 
 def test_a_slow_body_ends_and_all_bodies_together_are_bounded():
@@ -174,12 +210,26 @@ def test_a_slow_body_ends_and_all_bodies_together_are_bounded():
         guard = BodyGuard(app, 1000, 0.1)
         with pytest.raises(Exception, match="0.1 s"):
             await guard(scope(), receiver(chunk(b"x")), None)
-        calls = [guard(scope(), receiver(chunk(b"x" * 900, False)), None) for _ in range(10)]
-        await asyncio.gather(*calls, return_exceptions=True)
-        await guard(scope(), receiver(chunk(b"x" * 900, False)), None)  # all was given back
+        for owners in (["me"] * 4 + ["other"], [str(number % 5) for number in range(10)], ["me", "other"]):
+            calls = [guard(scope(owner), receiver(chunk(b"x" * 900, False)), None) for owner in owners]
+            await asyncio.gather(*calls, return_exceptions=True)  # all was given back
 
     asyncio.run(work())
-    assert [each.status for each in problems] == [408, 503, 503]
+    assert [each.status for each in problems] == [408, 429, 429, 503, 503]
+
+
+def test_a_body_counts_until_it_is_not_needed_any_more():
+    async def app(scope, receive, send):
+        await receive()
+        release_body(scope)
+        await asyncio.sleep(0.1)
+
+    async def work():
+        guard = BodyGuard(app, 1000, 1.0)
+        calls = [guard(scope(), receiver(chunk(b"x" * 900, False)), None) for _ in range(10)]
+        await asyncio.gather(*calls)
+
+    asyncio.run(work())
 
 
 def test_beyond_a_number_of_requests_there_is_503():

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from lightgen.serve.config import JobConfig, QueueConfig, ServeConfig
+from lightgen.serve.config import JobConfig, LimitConfig, QueueConfig, ServeConfig
 from lightgen.serve.shapes import JobAnswer
 from tests.serve.served import EDITS, GENERATIONS, JOBS, KEY, OTHER_KEY, Model, asked, picture, refusal, saved
 
@@ -120,13 +120,13 @@ def test_names_that_are_none_are_refused():
     asked(work)
 
 
-async def several(client, count):
+async def several(client, count, values=ASKED, **named):
     """Names of jobs that have ended, one after the other."""
     names = []
     for _ in range(count):
-        began = await client.post(f"{GENERATIONS}?async=1", json=ASKED)
+        began = await client.post(f"{GENERATIONS}?async=1", json=values, **named)
         names.append(began.json()["id"])
-        await ended(client, names[-1])
+        await ended(client, names[-1], **named)
     return names
 
 
@@ -136,6 +136,20 @@ def test_the_oldest_go_when_there_are_too_many_or_too_large():
         return [(await client.get(f"{JOBS}/{name}")).status_code for name in names]
 
     assert asked(kept, config=ServeConfig(jobs=JobConfig(max_jobs=3))) == [404, 200, 200, 200]
+
+
+def test_one_who_keeps_many_jobs_does_not_push_out_another_s(tmp_path):
+    own, other, file = owners(tmp_path)
+
+    async def kept(client):
+        (mine,) = await several(client, 1, headers=own)
+        theirs = await several(client, 4, headers=other)
+        found = [await client.get(f"{JOBS}/{name}", headers=other) for name in theirs]
+        found.append(await client.get(f"{JOBS}/{mine}", headers=own))
+        return [each.status_code for each in found]
+
+    config = ServeConfig(jobs=JobConfig(max_jobs=3), api_key_file=file)
+    assert asked(kept, config=config) == [404, 404, 200, 200, 200]
 
 
 def test_the_bytes_of_all_jobs_are_bounded():
@@ -149,6 +163,65 @@ def test_the_bytes_of_all_jobs_are_bounded():
     for most, expected in ((2.5, [404, 404, "succeeded", "succeeded"]), (0.5, ["failed"] * 4)):
         object.__setattr__(jobs, "max_bytes", int(most * size))  # less than a config may say
         assert asked(kept, config=replace(ServeConfig(), jobs=jobs)) == expected
+
+
+def owners(tmp_path):
+    """Headers of two owners, and the file of their keys."""
+    file = tmp_path / "keys"
+    file.write_text(f"{KEY}\n{OTHER_KEY}\n")
+    return *({"authorization": f"Bearer {key}"} for key in (KEY, OTHER_KEY)), file
+
+
+def test_many_small_jobs_stay_where_another_s_large_ones_need_room(tmp_path):
+    own, other, file = owners(tmp_path)
+    jobs = JobConfig()
+    large = {**ASKED, "size": "64x64", "n": 8}
+
+    async def kept(client):
+        names = await several(client, 4, headers=own)
+        theirs = await several(client, 3, large, headers=other)
+        found = [await client.get(f"{JOBS}/{name}", headers=own) for name in names]
+        found += [await client.get(f"{JOBS}/{name}", headers=other) for name in theirs]
+        return [each.status_code for each in found]
+
+    size = len(asked(lambda client: client.post(GENERATIONS, json=ASKED)).content)
+    most = len(asked(lambda client: client.post(GENERATIONS, json=large)).content)
+    object.__setattr__(jobs, "max_bytes", 4 * size + 2 * most + size // 2)  # less than a config may say
+    config = replace(ServeConfig(), jobs=jobs, api_key_file=file)
+    assert 4 * size < 2 * most
+    assert asked(kept, config=config) == [200] * 4 + [404, 200, 200]
+
+
+def test_who_keeps_as_much_as_another_pushes_out_their_own(tmp_path):
+    own, other, file = owners(tmp_path)
+
+    async def kept(client):
+        (mine,) = await several(client, 1, headers=own)
+        theirs = await several(client, 2, headers=other)
+        found = [await client.get(f"{JOBS}/{mine}", headers=own)]
+        found += [await client.get(f"{JOBS}/{name}", headers=other) for name in theirs]
+        return [each.status_code for each in found]
+
+    config = ServeConfig(jobs=JobConfig(max_jobs=2), api_key_file=file)
+    assert asked(kept, config=config) == [200, 404, 200]
+
+
+def test_who_is_refused_pushes_nothing_out():
+    config = ServeConfig(
+        jobs=JobConfig(max_jobs=1), limits=LimitConfig(max_pictures=3), queue=QueueConfig(max_per_key=3)
+    )
+    gate = threading.Semaphore(16)
+
+    async def work(client):
+        (name,) = await several(client, 1)
+        drawing = asyncio.ensure_future(client.post(GENERATIONS, json=ASKED))
+        await asyncio.sleep(0.1)
+        refusal(await client.post(f"{GENERATIONS}?async=1", json=ASKED), 429)
+        assert (await client.get(f"{JOBS}/{name}")).status_code == 200
+        gate.release(1000)
+        await drawing
+
+    asked(work, Model(gate=gate), config)
 
 
 def test_old_jobs_go_by_themselves():

@@ -1,11 +1,17 @@
 """API keys: who has one is let in, by header alone; what is kept of them is no key."""
 
+import asyncio
+
+import httpx
 import pytest
 
 from lightgen.core.errors import UserError
+from lightgen.serve.app import create_app
 from lightgen.serve.config import ServeConfig
 from lightgen.serve.keys import VARIABLE, Keys, load_keys
-from tests.serve.served import GENERATIONS, KEY, OTHER_KEY, asked, refusal
+from lightgen.serve.metrics import Metrics
+from lightgen.serve.worker import Worker
+from tests.serve.served import GENERATIONS, KEY, OTHER_KEY, Model, asked, refusal
 
 
 @pytest.fixture
@@ -77,6 +83,24 @@ def test_who_has_a_key_is_let_in(config):
             assert (await client.get(path)).status_code == 200
 
     asked(work, config=config)
+
+
+def test_keys_that_are_given_are_not_read_again(config):
+    app = create_app(
+        config, Worker({"fake": Model()}, config.queue, Metrics()), {"fake": Model()}, keys=Keys([OTHER_KEY])
+    )
+
+    async def work():
+        async with app.router.lifespan_context(app):
+            transport = httpx.ASGITransport(app)
+            async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+                found = [
+                    await client.get("/v1/models", headers={"authorization": f"Bearer {key}"})
+                    for key in (KEY, OTHER_KEY)
+                ]
+        return [each.status_code for each in found]
+
+    assert asyncio.run(work()) == [401, 200]
 
 
 def test_the_document_says_that_a_key_is_needed(config):

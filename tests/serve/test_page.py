@@ -215,6 +215,27 @@ def test_events_are_read_however_they_are_cut(tmp_path):
     assert found["known"] == known.astype(int).ravel().tolist()
 
 
+def test_a_picture_that_fails_is_an_event_and_what_ends_them_all_is_thrown(tmp_path):
+    error = 'event: error\ndata: {"type": "error", %s"error": {"message": "%s"}}\n\n'
+    stream = error % ('"index": 1, ', "one") + 'data: {"type": "a.completed", "index": 0}\n\n'
+    stream += error % ("", "all")
+    found = run_script(
+        'import { draw } from "./api.js";\n'
+        "globalThis.sessionStorage = { getItem: () => null };\n"
+        f"globalThis.fetch = async () => new Response({json.dumps(stream)});\n"
+        "const found = [];\n"
+        "try { for await (const event of draw({})) found.push(event); }\n"
+        "catch (error) { found.push(error.message); }\n"
+        "console.log(JSON.stringify(found));\n",
+        tmp_path,
+    )
+    assert found == [
+        {"type": "error", "index": 1, "message": "one"},
+        {"type": "a.completed", "index": 0},
+        "all",
+    ]
+
+
 def test_offered_sizes_fit_the_model(tmp_path):
     found = run_script(
         'import { sizesOf } from "./settings.js";\n'

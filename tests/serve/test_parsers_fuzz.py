@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from lightgen.core.errors import UserError
+from lightgen.data.lean_picture import lean_picture
+from lightgen.data.picture import decode_image
 from lightgen.serve.answers import Problem, error_body
 from lightgen.serve.bodies import EditBody, GenerationBody, read_body
 from lightgen.serve.fields import media_type, read_form, read_json
@@ -206,6 +208,18 @@ def test_pictures_of_any_bytes(read, data):
     assert max(image.shape[:2]) <= MAX_SIDE and min(image.shape[:2]) >= 1
     assert image.dtype == (np.uint8 if read is stranger_picture else np.bool_)
     assert clear is None or (clear.dtype == np.bool_ and clear.shape == image.shape[:2] and clear.any())
+
+
+@EASY
+@given(mutated(PICTURES))
+def test_what_is_left_of_a_file_is_what_the_house_reads(data):
+    try:
+        lean = lean_picture(data)
+        image = decode_image(lean.data)
+    except UserError:
+        return
+    assert image.shape[:2] == (lean.height, lean.width)
+    assert lean_picture(lean.data).data == lean.data
 
 
 def test_whole_pictures_are_read():

@@ -72,16 +72,79 @@ def test_positions_move_up_when_others_leave():
 
 
 def test_obstacles_name_the_key_before_the_queue():
-    queue = filled("a1", "a2", "b1", max_waiting=4, max_per_key=3)
-    assert queue.obstacle("a", 1) is None
-    assert queue.obstacle("a", 2) == "key"
-    assert queue.obstacle("b", 2) == "queue"
-    assert queue.obstacle("new", 4) == "key"
+    queue = filled("a1", "a2", "b1", max_waiting=6, max_per_key=4)
+    assert queue.obstacle("a", 3) == "key"
+    assert queue.obstacle("b", 4) == "key"
+    assert queue.obstacle("new", 4) == "queue"
+    assert queue.obstacle("new", 3) is None
     queue.take(3)
-    assert queue.obstacle("a", 2) == "key", "running ones count towards the key's share"
-    assert queue.obstacle("new", 3) is None, "and not towards the queue's length"
+    assert queue.obstacle("a", 3) == "key", "running ones count towards the key's share"
+    assert queue.obstacle("new", 4) is None, "and not towards the queue's length"
     queue.drop(["a1"])
-    assert queue.obstacle("a", 2) is None
+    assert queue.obstacle("a", 3) is None
+
+
+def test_a_key_has_no_more_waiting_than_it_leaves_places_free():
+    queue = filled(*(f"a{i}" for i in range(32)), max_waiting=64)
+    assert queue.obstacle("a", 32) is None, "alone"
+    queue.put("c1", "c", 10.0)
+    assert queue.take(2) == ["a0", "c1"]
+    queue.put("a32", "a", 10.0)
+    assert queue.obstacle("a", 1) == "share"
+    assert queue.obstacle("b", 16) is None
+    assert queue.obstacle("b", 64 - 32) is None, "who has none waiting may have all that is left"
+    assert queue.obstacle("b", 64 - 31) == "queue"
+    queue.take(1)  # one less waits
+    assert queue.obstacle("a", 1) is None
+    assert queue.obstacle("a", 2) == "share"
+
+
+@pytest.mark.parametrize("num_keys", [2, 3, 7, 30])
+def test_keys_that_ask_for_all_get_the_same_and_leave_as_much_to_a_newcomer(num_keys):
+    queue, keys = FairQueue(64, 1000), [f"key{k}" for k in range(num_keys)]
+    for turn in range(64):
+        for key in keys:
+            if queue.obstacle(key, 1) is None:
+                queue.put((key, turn), key, 10.0)
+    held = [sum(item[0] == key for item in queue.items()) for key in keys]
+    assert max(held) - min(held) <= 1
+    assert 64 - queue.num_waiting >= max(held) - 1 >= 64 // (num_keys + 1) - 1
+    assert queue.obstacle("newcomer", 1) is None
+
+
+def costing(**costs):
+    """A queue of items with their costs; the first letter is the key."""
+    queue = FairQueue(1000, 1000)
+    for word, cost in costs.items():
+        queue.put(word, word[0], 10.0, cost)
+    return queue
+
+
+def test_shares_are_of_work_and_not_of_items():
+    queue = costing(a1=4, a2=4, b1=1, b2=1, b3=1, b4=1, b5=1)
+    assert queue.waiting_cost == 13
+    assert queue.take(7) == ["a1", "b1", "b2", "b3", "b4", "a2", "b5"]
+    assert (queue.running_cost, queue.waiting_cost) == (13, 0)
+
+
+def test_what_runs_costs_no_more_than_the_budget():
+    queue = costing(a1=5, a2=5, a3=5, a4=5)
+    assert queue.take(9, budget=16) == ["a1", "a2", "a3"]
+    assert queue.take(9, budget=16) == []
+    queue.drop(["a1"])
+    assert queue.take(9, budget=16) == ["a4"]
+
+
+def test_a_key_of_which_nothing_runs_waits_for_no_budget():
+    queue = costing(a1=40, a2=40)
+    assert queue.take(9, budget=16) == ["a1"], "dearer than all of it"
+    queue.put("b1", "b", 10.0, 1.0)
+    queue.put("b2", "b", 10.0, 1.0)
+    assert queue.take(9, budget=16) == ["b1"], "but no more than one"
+    queue.put("c1", "c", 10.0, 1.0)
+    assert queue.take(0, budget=16) == [], "and not without a place"
+    queue.drop(["a1"])
+    assert queue.take(9, budget=16) == ["a2", "c1"], "b, of which something runs, has to wait"
 
 
 def test_deadlines_hold_waiting_and_running():
@@ -108,13 +171,14 @@ def test_dropping_is_idempotent_and_leaves_nothing():
 @pytest.mark.parametrize("seed", range(5))
 def test_random_histories_are_fair(seed):
     random = np.random.default_rng(seed)
-    queue, running, waiting, number = FairQueue(200, 60), {}, {}, 0
+    queue, running, waiting, costs, number = FairQueue(200, 60), {}, {}, {}, 0
     for _ in range(2000):
         move = random.integers(4)
         if move < 2:
             key = "abcdef"[int(random.integers(6) ** 2 // 6)]
             if queue.obstacle(key, 1) is None:
-                queue.put(number, key, 0.0)
+                costs[number] = float(random.integers(1, 6))
+                queue.put(number, key, 0.0, costs[number])
                 waiting[number] = key
                 number += 1
         elif move == 2 and (running or waiting):
@@ -124,11 +188,19 @@ def test_random_histories_are_fair(seed):
                 running.pop(item, None), waiting.pop(item, None)
         else:
             foreseen = {item: queue.position(item) for item in waiting}
-            taken = queue.take(12 - len(running))
+            taken = queue.take(12 - len(running), budget=30)
             assert [foreseen[item] for item in taken] == list(range(len(taken)))
             for item in taken:
-                counts = {key: list(running.values()).count(key) for key in waiting.values()}
-                assert counts[waiting[item]] == min(counts.values())
+                works = dict.fromkeys(waiting.values(), 0.0)
+                for other, key in running.items():
+                    if key in works:
+                        works[key] += costs[other]
+                own = works[waiting[item]]
+                assert own == min(works.values())
+                assert own == 0 or sum(map(costs.get, running)) + costs[item] <= 30
                 running[item] = waiting.pop(item)
-            assert len(running) == 12 or not waiting
+            spent = sum(map(costs.get, running))
+            assert len(running) == 12 or not waiting or spent + 5 > 30
+            assert spent == queue.running_cost
+            assert queue.waiting_cost == sum(map(costs.get, waiting))
         assert (queue.num_running, queue.num_waiting) == (len(running), len(waiting))

@@ -76,6 +76,69 @@ def test_a_full_key_is_told_429_and_a_full_queue_503():
     assert of_queue.retry_after_s == 4.0
 
 
+def test_three_that_ask_for_all_leave_room_for_a_newcomer():
+    live = gated()
+
+    async def main():
+        async with started(live) as worker:
+            for _ in range(8):
+                for key in "abc":
+                    try:
+                        worker.submit(asked(*range(8)), "fake", key)
+                    except Refused as error:
+                        assert error.status == 429, error.text
+            tickets = worker.submit(asked(*range(8)), "fake", "newcomer")
+            assert len(tickets) == 8
+            assert worker._queue.num_waiting > 32
+
+    asyncio.run(main())
+
+
+def test_dear_pictures_of_one_key_do_not_hold_up_another_s():
+    live = gated()
+
+    async def main():
+        async with started(live, max_running=16) as worker:
+            dear = worker.submit(asked(*range(8), width=32, height=32, num_iterations=40), "fake", "many")
+            assert [ticket.cost for ticket in dear] == [pytest.approx(16)] * 8
+            await until(lambda: live.pictures)
+            (plain,) = worker.submit(asked(100), "fake", "few")
+            live.gate.release(10)
+            await plain.result()
+            assert [ticket.state for ticket in dear] == ["running"] + ["waiting"] * 7
+            assert dear[-1].position == 6, "a count of pictures"
+
+    asyncio.run(main())
+    assert max(map(len, live.seeds("step"))) == 2
+
+
+def test_room_says_what_submit_would_and_takes_nothing():
+    live = gated()
+
+    async def main():
+        async with started(live, max_running=1, max_waiting=8, max_per_key=6) as worker:
+            worker.room("key", 6)
+            assert len(worker._queue) == 0
+            worker.submit(asked(1, 2), "fake", "other")
+            await until(lambda: live.pictures)
+            found = {}
+            for key, count in (("key", 7), ("key", 8), ("key", 5), ("other", 2)):
+                errors = []
+                for ask in (worker.room, lambda key, n: worker.submit(asked(*range(n)), "fake", key)):
+                    try:
+                        ask(key, count)
+                    except Refused as error:
+                        errors.append((error.status, error.text, error.retry_after_s))
+                assert len(errors) in (0, 2) and errors[:1] == errors[1:]
+                found[key, count] = errors[0][0] if errors else None
+        with pytest.raises(Refused) as ending:
+            worker.room("key", 1)
+        assert ending.value.status == 503
+        return found
+
+    assert asyncio.run(main()) == {("key", 7): 429, ("key", 8): 429, ("key", 5): None, ("other", 2): 429}
+
+
 def test_all_pictures_of_a_request_are_accepted_or_none():
     live = gated()
 
@@ -144,6 +207,27 @@ def test_draining_ends_in_time_whatever_is_left():
 
     assert asyncio.run(main()) == [WorkFailed, WorkFailed]
     assert len(live.seeds("step")) == 1
+
+
+def test_draining_again_is_at_once_even_if_a_step_hangs(monkeypatch):
+    live = gated()
+    monkeypatch.setattr("lightgen.serve.worker._GRACE_S", 0.1)
+
+    async def main():
+        worker = Worker({"fake": live}, QueueConfig(), Metrics())
+        worker.start()
+        (ticket,) = worker.submit(asked(1), "fake", "key")
+        await until(lambda: live.pictures)
+        await worker.drain(0.3)
+        assert worker._thread.is_alive() and await outcome(ticket) is WorkFailed
+        began = time.monotonic()
+        await worker.drain(30)
+        assert time.monotonic() - began < 0.2
+        live.gate.release(100)
+        worker._thread.join(5)
+        assert not worker._thread.is_alive()
+
+    asyncio.run(main())
 
 
 def test_draining_an_idle_or_unstarted_worker_is_at_once():

@@ -23,7 +23,7 @@ export async function listModels() {
   return (await response.json()).data;
 }
 
-/** Events of drawing pictures, each {type, index, ...}. */
+/** Events of drawing pictures, each {type, index, ...}; of one that failed, {type: "error", index, message}. */
 export async function* draw(settings, signal) {
   const body = JSON.stringify({ ...settings, stream: true, progress: true });
   const headers = { "Content-Type": "application/json" };
@@ -89,9 +89,11 @@ async function* eventsOf(response) {
     const type = content.type || event;
     if (event === "error" || type === "error") {
       const message = content.error?.message || content.message || "The server could not finish.";
-      throw new ApiError(500, message);
+      if (!Number.isInteger(content.index)) throw new ApiError(500, message);
+      yield { type: "error", index: content.index, message };
+    } else {
+      yield { ...content, type };
     }
-    yield { ...content, type };
   }
 }
 

@@ -83,14 +83,23 @@ async function start(requests) {
   try {
     const records = await drawing;
     for (const record of records.slice().reverse()) await gallery.add(record);
-    page.live.textContent = records.length === 1 ? "The picture is done" : `${records.length} pictures are done`;
-    if (requests.length === 2) comparison.show();
+    const many = `${records.length} pictures are done`;
+    page.live.textContent = { 0: "", 1: "The picture is done" }[records.length] ?? many;
+    sayFailures(run.failures, records.length);
+    if (requests.length === 2 && records.length === 2) comparison.show();
   } catch (error) {
     await fail(error, requests);
   } finally {
     go.busy(run.isRunning);
     arrange();
   }
+}
+
+/** Say how many pictures failed, and of what. */
+function sayFailures([first, ...more], done) {
+  if (!first) return;
+  const total = done + 1 + more.length;
+  go.say(total === 1 ? first : `${1 + more.length} of ${total} pictures failed: ${first}`);
 }
 
 /** Say what went wrong; a key that was asked for tries again. */

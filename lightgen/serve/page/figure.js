@@ -37,6 +37,7 @@ export class Figure {
     this.total = 0;
     this.ahead = 0;
     this.isDone = false;
+    this.failure = "";
   }
 
   /** Show that iterations passed, and a newer preview where there is one. */
@@ -71,6 +72,18 @@ export class Figure {
     const told = this.caption.querySelector(".told");
     told.textContent = [told.textContent, `seed ${record.settings.seed}`].filter(Boolean).join(" · ");
     this.caption.append(actions);
+  }
+
+  /** Say why there will be no picture. */
+  fail(message) {
+    this.isDone = true;
+    this.iteration = this.total;
+    this.failure = message;
+    this.mosaic.stop();
+    this.root.classList.add("failed");
+    this.canvas.ariaLabel = `A picture that failed: ${message}`;
+    const told = this.caption.querySelector(".told");
+    told.textContent = [told.textContent, message].filter(Boolean).join(" · ");
   }
 
   remove() {

@@ -16,12 +16,17 @@ export class Run {
     return this.abort !== null;
   }
 
+  /** What pictures failed of, one message each. */
+  get failures() {
+    return this.figures.map((figure) => figure.failure).filter(Boolean);
+  }
+
   cancel() {
     this.abort?.abort();
   }
 
   /**
-   * Records of the finished pictures, in their order. Each request is {settings, events, width, height, unit,
+   * Records of the finished pictures, in their order; those that failed say so themselves. Each request is {settings, events, width, height, unit,
    * label, parts}, where events(signal) gives what the server tells. Throws what the server refused.
    */
   async draw(requests) {
@@ -78,6 +83,8 @@ export class Run {
         };
         records[index] = record;
         endings.push(figure.complete(record));
+      } else if (event.type === "error") {
+        figure.fail(event.message);
       } else if (event.progress) {
         const { progress } = event;
         figure.ahead = 0;
@@ -87,8 +94,8 @@ export class Run {
       }
     }
     await Promise.all(endings);
-    if (records.filter(Boolean).length < settings.n) throw new Error("The server stopped before the end.");
-    return records;
+    if (row.some((figure) => !figure.isDone)) throw new Error("The server stopped before the end.");
+    return records.filter(Boolean);
   }
 
   /** Say how far it is: often to the eye, at every quarter to the ear. */

@@ -131,6 +131,39 @@ def test_refusals_are_told_and_waited_for(browser):
     wait_for_pictures(browser, 1)
 
 
+@pytest.mark.parametrize(("count", "failed"), [(3, (0,)), (2, (0, 1)), (1, (0,))])
+def test_pictures_that_fail_leave_the_others(browser, count, failed):
+    browser.eval(
+        """((failed) => {
+          const asked = window.fetch;
+          window.fetch = async (...request) => {
+            window.fetch = asked;
+            const events = (await (await asked(...request)).text()).split('\\n\\n');
+            const isBad = (text) => failed.some((index) => text.includes(`"index": ${index},`));
+            const others = events.filter((text) => !isBad(text));
+            const error = { message: 'the picture is bad' };
+            const errors = failed.map((index) => `event: error\\ndata: ${JSON.stringify({ index, error })}`);
+            return new Response([...errors, ...others].join('\\n\\n'));
+          };
+        })"""
+        + f"({list(failed)})"
+    )
+    ask(browser, "a photo of a dog", count=str(count))
+    browser.wait("document.querySelector('#error').textContent")
+    wait_for_pictures(browser, count - len(failed))
+    told = "the picture is bad"
+    assert error(browser) == (told if count == 1 else f"{len(failed)} of {count} pictures failed: {told}")
+    assert browser.eval("document.querySelectorAll('#results figure').length") == count
+    captions = browser.eval(
+        "[...document.querySelectorAll('#results .failed .told')].map((e) => e.textContent)"
+    )
+    assert captions == [told] * len(failed)
+    assert len(history(browser)) == count - len(failed)
+    ask(browser, "a photo of a cat", count="1")
+    wait_for_pictures(browser, 1)
+    assert error(browser) == ""
+
+
 def test_a_key_is_asked_for_and_kept_for_the_tab(tmp_path):
     server = Server(LIGHTGEN_API_KEYS=KEY)
     try:
