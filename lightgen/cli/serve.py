@@ -47,10 +47,10 @@ def run_serve(arguments: Sequence[str]) -> int:
         limits=_applied(config.limits, found),
         connections=_applied(config.connections, found),
     )
-    if found.threads is not None:
-        import torch
+    import torch
 
-        torch.set_num_threads(found.threads)
+    # A thread of arithmetic that shares its core with the event loop keeps all the others waiting.
+    torch.set_num_threads(found.threads or max(1, torch.get_num_threads() - 1))
     from lightgen.serve.run import serve
     from lightgen.stages.checkpoint import quiet_libraries
 
@@ -92,7 +92,7 @@ def _parser() -> Parser:
         help="of other pages that ask, as https://their.example",
     )
     add("--preset", metavar="NAME", help="of requests that name none: exact, balanced or fast (default)")
-    add("--threads", type=int, metavar="N", help="of arithmetic (default: PyTorch's choice)")
+    add("--threads", type=int, metavar="N", help="of arithmetic (default: PyTorch's, less one for answering)")
     add("--max-running", type=int, metavar="N", help="pictures decoded together (default: 16)")
     add("--max-waiting", type=int, metavar="N", help="pictures in the queue (default: 64)")
     add("--max-per-key", type=int, metavar="N", help="pictures of one key (default: 32)")
