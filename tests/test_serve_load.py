@@ -59,7 +59,8 @@ def test_more_than_the_server_can_do_is_refused_and_counted(scripts, server):
 
 def test_capacity_counts_iterations(scripts, server):
     alone = asyncio.run(scripts["load"].capacity(server, [""], 1.0, 1))
-    assert 1 < asyncio.run(scripts["load"].capacity(server, [""], 1.0, 4)) / alone < 3
+    # rough, since machines are busy; pictures counted by the wrong number of iterations are off by far more
+    assert 0.5 < asyncio.run(scripts["load"].capacity(server, [""], 1.0, 4)) / alone < 5
 
 
 def test_those_who_leave_are_counted_and_leave_nothing(scripts, server):

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from lightgen.cli.main import INTERRUPTED, TERMINATED
 from lightgen.cli.options import Parser
+from lightgen.core.config import set_environment
 from lightgen.core.errors import UserError
 from lightgen.core.interrupts import Terminated
 from lightgen.core.progress import say
@@ -47,10 +48,13 @@ def run_serve(arguments: Sequence[str]) -> int:
         limits=_applied(config.limits, found),
         connections=_applied(config.connections, found),
     )
-    import torch
+    # Threads of arithmetic share cores with the event loop: those that wait must not keep a core busy. It is
+    # read when torch is loaded.
+    set_environment("OMP_WAIT_POLICY", "PASSIVE")
+    if found.threads is not None:
+        import torch
 
-    # A thread of arithmetic that shares its core with the event loop keeps all the others waiting.
-    torch.set_num_threads(found.threads or max(1, torch.get_num_threads() - 1))
+        torch.set_num_threads(found.threads)
     from lightgen.serve.run import serve
     from lightgen.stages.checkpoint import quiet_libraries
 
@@ -92,7 +96,7 @@ def _parser() -> Parser:
         help="of other pages that ask, as https://their.example",
     )
     add("--preset", metavar="NAME", help="of requests that name none: exact, balanced or fast (default)")
-    add("--threads", type=int, metavar="N", help="of arithmetic (default: PyTorch's, less one for answering)")
+    add("--threads", type=int, metavar="N", help="of arithmetic (default: PyTorch's choice)")
     add("--max-running", type=int, metavar="N", help="pictures decoded together (default: 16)")
     add("--max-waiting", type=int, metavar="N", help="pictures in the queue (default: 64)")
     add("--max-per-key", type=int, metavar="N", help="pictures of one key (default: 32)")

@@ -56,6 +56,11 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[tupl
             yield key, _short(before.get(key)), _short(after.get(key))
 
 
+def set_environment(name: str, value: str) -> None:
+    """Give an environment variable a value, unless it has one; for libraries that read it when they load."""
+    os.environ.setdefault(name, value)
+
+
 def environment(name: str) -> str | None:
     """Value of an environment variable, or None where it is unset or empty."""
     return os.environ.get(name) or None

@@ -1,5 +1,6 @@
 """The student as a batch that pictures join and leave: each comes out as the pipeline draws it alone."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,8 @@ from lightgen.stages.prompt_text import check_texts
 # Shapes: H, W pixels of a picture, L tokens, d token channels.
 
 _AT_ONCE = 8
+# Up to so many, as of two small pictures of nano, threads of a CPU wait for each other longer than they work.
+_FEW_VALUES = 2**15
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -101,6 +104,7 @@ class LiveBatch:
         self.default_size = pipeline.default_size
         self._running = RunningBatch(self._transformer)
         self._pictures: list[LivePicture] = []
+        self._threads = torch.get_num_threads()
 
     @property
     def running(self) -> int:
@@ -150,6 +154,8 @@ class LiveBatch:
 
     def step(self) -> list[LivePicture]:
         """One iteration of every picture; those that are finished by it, which have left."""
+        values = self._transformer.shape.width * sum(math.prod(each.grid) for each in self._pictures)
+        torch.set_num_threads(1 if values <= _FEW_VALUES else self._threads)
         self._running.step()
         done = [each for each in self._pictures if each.iteration == each.num_iterations]
         self._pictures = [each for each in self._pictures if each.iteration < each.num_iterations]

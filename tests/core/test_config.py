@@ -11,6 +11,7 @@ from lightgen.core.config import (
     digest,
     environment,
     first_difference,
+    set_environment,
     suggestion,
 )
 from lightgen.core.errors import UserError
@@ -148,3 +149,11 @@ def test_environment_takes_empty_for_unset(monkeypatch):
     assert environment("LIGHTGEN_X") is None
     monkeypatch.setenv("LIGHTGEN_X", "here")
     assert environment("LIGHTGEN_X") == "here"
+
+
+def test_an_environment_variable_is_set_unless_it_is(monkeypatch):
+    monkeypatch.delenv("LIGHTGEN_TRY", raising=False)
+    set_environment("LIGHTGEN_TRY", "one")
+    set_environment("LIGHTGEN_TRY", "two")
+    assert environment("LIGHTGEN_TRY") == "one"
+    monkeypatch.delenv("LIGHTGEN_TRY")
