@@ -29,7 +29,6 @@ from safetensors.torch import load_file, save_file
 from lightgen.core.artifact import Artifact, begin_artifact
 from lightgen.core.draws import draw_key, numpy_draws
 from lightgen.models.student import Student
-from lightgen.models.transformer import LightGenTransformer
 from lightgen.objectives.masked import MaskedConfig, MaskedObjective, Masking
 from lightgen.objectives.reconstruction import ReconstructionObjective
 from lightgen.ports.autoencoder import load_autoencoder
@@ -41,6 +40,7 @@ from lightgen.ports.text import tokenize
 from lightgen.recipes.model import nano
 from lightgen.recipes.train_nano import nano_autoencoder, pretrain_nano
 from lightgen.stages.checkpoint import cast, forget_origin
+from lightgen.stages.student_jobs import new_transformer
 from lightgen.stages.student_save import StudentWriter
 from lightgen.training.config import FitConfig, RunConfig
 from lightgen.training.learning import Learning
@@ -69,7 +69,6 @@ def main() -> None:
     parser.add_argument("--drawers", type=int, default=max(1, (os.cpu_count() or 2) - 1))
     parser.add_argument("--muon-lr", type=float, default=3e-3)
     parser.add_argument("--lr", type=float, default=1e-3)
-    parser.add_argument("--compile", action="store_true")
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
     if arguments.what == "assemble":
@@ -207,8 +206,7 @@ def train_student(arguments: argparse.Namespace, scenes: Scenes) -> None:
     rates = dataclasses.replace(recipe.fit.optimizer, lr=arguments.lr, muon_lr=arguments.muon_lr)
     fit = dataclasses.replace(recipe.fit, optimizer=rates, num_steps=10**9, ema_decay=0.999)
     objective = MaskedObjective(MaskedConfig())
-    layers = [(each, ()) for each in student.transformer.encoder_blocks] if arguments.compile else ()
-    learning = Learning(open_ended(fit), RunConfig(compile=arguments.compile), student, objective, layers)  # pyright: ignore[reportArgumentType]
+    learning = Learning(open_ended(fit), RunConfig(), student, objective)  # pyright: ignore[reportArgumentType]
     shape = (pool_size, autoencoder.channels, SIDE // 8, SIDE // 8)
     latents = torch.empty(shape, dtype=torch.float16, device=DEVICE)
     words = torch.zeros(pool_size, WORDS, dtype=torch.int16, device=DEVICE)
@@ -266,12 +264,7 @@ def draw_masking(config: MaskedConfig, step: int, batch: int, random: torch.Gene
 def new_student(channels: int) -> Student:
     """The student of the recipe `pretrain-nano`, untrained."""
     text = build_nano_text_encoder(0)
-    shape = dataclasses.replace(
-        nano(), latent_channels=channels, text_width=text.dim, text_length=text.max_length
-    )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(draw_key(0, "transformer-weights"))
-        return Student(LightGenTransformer(**dataclasses.asdict(shape)), text.encoder, True)
+    return Student(new_transformer(nano(), channels, text, 0), text.encoder, True)
 
 
 def open_ended(fit: FitConfig) -> FitConfig:

@@ -68,6 +68,16 @@ class LimitConfig:
         _check_whole("max_head_steps", self.max_head_steps, 1, 1000)
         _check_whole("max_previews", self.max_previews, 0, 4096)
 
+    @property
+    def most(self) -> dict[str, int]:
+        """The largest value of each numeric field of a request that is limited, by the field's name."""
+        return {
+            "n": self.max_pictures,
+            "num_inference_steps": self.max_iterations,
+            "num_head_steps": self.max_head_steps,
+            "partial_images": self.max_previews,
+        }
+
 
 @dataclass(frozen=True, kw_only=True)
 class ConnectionConfig:

@@ -50,13 +50,7 @@ def _mend(document: dict[str, Any], limits: LimitConfig, *, has_keys: bool) -> N
 def _limit(schema: dict[str, Any], limits: LimitConfig) -> None:
     """Have the ranges of a body be those of this server."""
     assert schema["title"] in (GenerationBody.__name__, EditBody.__name__)
-    most = {
-        "n": limits.max_pictures,
-        "num_inference_steps": limits.max_iterations,
-        "num_head_steps": limits.max_head_steps,
-        "partial_images": limits.max_previews,
-    }
-    for name, limit in most.items():
+    for name, limit in limits.most.items():
         field = schema["properties"][name]
         for kind in field.get("anyOf", [field]):
             if "maximum" in kind:

@@ -201,13 +201,7 @@ def _check_limits(body: PictureBody, limits: LimitConfig) -> None:
         if size > limits.max_prompt_bytes:
             allowed = f"at most {limits.max_prompt_bytes}"
             raise Problem(400, f"{name}: got {size} bytes, allowed: {allowed}", param=name)
-    most = {
-        "n": limits.max_pictures,
-        "num_inference_steps": limits.max_iterations,
-        "num_head_steps": limits.max_head_steps,
-        "partial_images": limits.max_previews,
-    }
-    for name, limit in most.items():
+    for name, limit in limits.most.items():
         value = vars(body)[name]
         if value is not None and value > limit:
             raise Problem(400, f"{name}: got {value}, allowed: at most {limit}", param=name)

@@ -50,7 +50,7 @@ def pretrain_job(
     if task.model is None:
         transformer = load_transformer(require_part(start, "transformer").path / "transformer")
     else:
-        transformer = _new_transformer(task.model, data.channels, text, task.seed)
+        transformer = new_transformer(task.model, data.channels, text, task.seed)
     data.check(transformer)
     if task.lora is not None:
         if task.model is not None or task.train_text_encoder:
@@ -147,9 +147,10 @@ def start_text_encoder(start: Artifact, fit: FitConfig) -> T5TextEncoder:
     return load_text_encoder(folder / "text_encoder", folder / "tokenizer", dtype)
 
 
-def _new_transformer(
+def new_transformer(
     config: TransformerConfig, channels: int, text: T5TextEncoder, seed: int
 ) -> LightGenTransformer:
+    """Untrained transformer of a shape, fitted to latents of so many channels and to a text encoder."""
     shape = dataclasses.replace(
         config, latent_channels=channels, text_width=text.dim, text_length=text.max_length
     )
