@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from lightgen.core.errors import UserError
+from lightgen.training.muon import Muon
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,8 +18,7 @@ class OptimizerConfig:
     Attributes:
         name: `muon` orthogonalises the updates of all matrices inside blocks (parameter names holding
             `block`); embeddings, in- and output layers, norms and biases stay with AdamW.
-        lr, muon_lr: peak rates of the AdamW and of the Muon part; Muon's is on AdamW's scale
-            (`match_rms_adamw`).
+        lr, muon_lr: peak rates of the AdamW and of the Muon part, both on AdamW's scale.
         weight_decay: on matrices only.
 
     Source: decoupled decay and betas as in arXiv 2503.08619, section 5.1; Muon: arXiv 2502.16982, eq. 4.
@@ -45,7 +45,9 @@ class Optimizer:
     def __init__(self, config: OptimizerConfig, weights: Mapping[str, nn.Parameter]) -> None:
         named = list(weights.items())
         use_muon = config.name == "muon"
-        muon = [(n, p) for n, p in named if use_muon and p.ndim == 2 and "block" in n]
+        # A table of biases by distance is no map: made orthogonal it would hardly grow.
+        is_map = {n: p.ndim == 2 and "block" in n and "relative_attention_bias" not in n for n, p in named}
+        muon = [(n, p) for n, p in named if use_muon and is_map[n]]
         chosen = {n for n, _ in muon}
         matrices = [(n, p) for n, p in named if n not in chosen and p.ndim >= 2]
         vectors = [(n, p) for n, p in named if n not in chosen and p.ndim < 2]
@@ -60,12 +62,7 @@ class Optimizer:
             adamw = torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, fused=True)
             self._parts.append((adamw, config.lr))
         if muon:
-            part = torch.optim.Muon(
-                [p for _, p in muon],
-                lr=config.muon_lr,
-                weight_decay=config.weight_decay,
-                adjust_lr_fn="match_rms_adamw",
-            )
+            part = Muon([p for _, p in muon], lr=config.muon_lr, weight_decay=config.weight_decay)
             self._parts.append((part, config.muon_lr))
 
     def step(self, factor: float) -> None:
