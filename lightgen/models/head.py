@@ -1,4 +1,4 @@
-"""The per-token head: a small MLP that says which noise or velocity a noisy token holds."""
+"""The per-token head: a small MLP that says which noise, velocity or clean token a noisy token holds."""
 
 import math
 from typing import Literal
@@ -10,7 +10,7 @@ from torch.nn import functional
 # Shapes: R rows (one token at one time each), d token channels, D width of the condition, M of the head;
 # *: M, or, in an additive head, the width of all modulations.
 
-Prediction = Literal["flow", "ddpm"]
+Prediction = Literal["flow", "ddpm", "flow_x"]
 HeadConditioning = Literal["joint", "additive"]
 
 TIME_WIDTH = 256
@@ -26,7 +26,8 @@ class Head(nn.Module):
         cond_width: D.
         width: M.
         num_layers: residual blocks.
-        prediction: `flow` gives a velocity; `ddpm` noise and, from a second output, its variance.
+        prediction: `flow` gives a velocity; `flow_x` the clean token; `ddpm` noise and, from a second output,
+            its variance.
         conditioning: `joint`: modulations are a linear map of silu(time + condition), as released;
             `additive`: of silu(time) plus of silu(condition), so that both halves can be made ahead of time.
     """
@@ -94,7 +95,7 @@ class Head(nn.Module):
     def forward(
         self, noisy: torch.Tensor, time: torch.Tensor, cond: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Prediction [R, d] (velocity, or noise) and variance output [R, d] (ddpm only) of noisy tokens.
+        """Prediction [R, d] (see `Head`) and variance output [R, d] (ddpm only) of noisy tokens.
 
         Args:
             noisy: [R, d].

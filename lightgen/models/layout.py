@@ -6,7 +6,7 @@ import torch
 from torch.nn import functional
 
 from lightgen.models.blocks import Projected, TextMemory
-from lightgen.models.positions import Rotation, turns
+from lightgen.models.positions import Rotation, diagonal_angles, turns
 
 # Shapes: B batch, A heads, N tokens of a sequence, L image tokens, T text tokens, D width, E head width.
 # Image tokens stand in the order in which they are decoded, last first: ranks 0 to U - 1 are unknown, ranks U
@@ -36,12 +36,16 @@ class Layout(NamedTuple):
         """Learned positions [B, end - start, D] of a stage at ranks start to end."""
         return functional.embedding(self.order[:, start:end], self.tables[stage])
 
-    def rotation(self, start: int, end: int, num_text: int, dtype: torch.dtype) -> Rotation | None:
-        """Turns of ranks start to end and, after them, of text tokens, which have no place."""
+    def rotation(
+        self, start: int, end: int, dtype: torch.dtype, text: torch.Tensor | None = None
+    ) -> Rotation | None:
+        """Turns of ranks start to end and, after them, of text tokens of angles [B, T, E/2]."""
         if self.angles is None:
             return None
         angles = functional.embedding(self.order[:, start:end], self.angles)
-        return turns(functional.pad(angles, (0, 0, 0, num_text)), dtype)
+        if text is not None:
+            angles = torch.cat([angles, text], dim=1)
+        return turns(angles, dtype)
 
     def unknown_at(self, start: int, end: int) -> Projected:
         """Mask tokens of ranks start to end at the door of the decoder's first block."""
@@ -54,14 +58,17 @@ class Context(NamedTuple):
     """A text as image tokens read it.
 
     Attributes:
-        prefix: text tokens at the door of the encoder's first block; None unless fusion is joint.
-        prefix_mask: bool [B, T], True = real token; None = all may be attended to.
+        prefix: text tokens, and registers before them if any, at the door of the encoder's first block; None
+            unless fusion is joint.
+        prefix_mask: bool [B, T], True = register or real token; None = all may be attended to.
         memories: for each cross block, what it keeps of the text, or a constant.
+        angles: of the prefix, [B, T, E/2], 0 where a token has no place; None without rotary positions.
     """
 
     prefix: Projected | None
     prefix_mask: torch.Tensor | None
     memories: tuple[TextMemory | torch.Tensor, ...]
+    angles: torch.Tensor | None = None
 
     @property
     def num_text(self) -> int:
@@ -74,6 +81,19 @@ class Context(NamedTuple):
             return None
         image = self.prefix_mask.new_ones(self.prefix_mask.shape[0], num_image)
         return torch.cat([image, self.prefix_mask], dim=1)[:, None, None]
+
+
+def prefix_angles(seen: torch.Tensor, channels: int, *, placed: bool, registers: int) -> torch.Tensor:
+    """Angles [B, R + T, channels] of R registers and of T text tokens, 0 where a token has no place.
+
+    Args:
+        seen: bool [B, T], True = may be attended to; the others are not counted.
+        channels: of the angles.
+        placed: whether text tokens have places: (-1, -1), (-2, -2) and so on.
+        registers: R.
+    """
+    places = -seen.cumsum(dim=1).float() if placed else torch.zeros_like(seen, dtype=torch.float32)
+    return diagonal_angles(functional.pad(places, (registers, 0)), channels)
 
 
 NO_TEXT = Context(None, None, ())

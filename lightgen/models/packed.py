@@ -53,7 +53,9 @@ class PackedPicture:
         self.texts = [nothing if prefix is None else _door(prefix) for prefix in prefixes]
         self.known_door = torch.empty_like(self.unknown_door)
         num_text = max(map(len, self.texts))
-        rotation = layout.rotation(0, length, num_text, self.unknown_door.dtype)
+        # all tokens of a text are seen, so that those of a shorter one lie as the first of the longest
+        angles = max(contexts, key=lambda context: context.num_text).angles
+        rotation = layout.rotation(0, length, self.unknown_door.dtype, angles)
         self.turns = None if rotation is None else torch.cat(rotation, dim=-1)[0, 0]
         self.tables = [
             functional.pad(layout.table(stage, 0, length)[0], (0, 0, 0, num_text))

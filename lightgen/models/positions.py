@@ -10,12 +10,21 @@ Rotation = tuple[torch.Tensor, torch.Tensor]
 
 def axial_angles(height: int, width: int, channels: int, base: float = 100.0) -> torch.Tensor:
     """Angles [height * width, channels], row-major: half of the channels turn with y, half with x."""
-    per_axis = channels // 2
-    frequency = base ** (-torch.arange(per_axis, dtype=torch.float32) / per_axis)
+    frequency = _frequencies(channels // 2, base)
     y = torch.arange(height, dtype=torch.float32)[:, None, None] * frequency
     x = torch.arange(width, dtype=torch.float32)[None, :, None] * frequency
     grid = torch.cat([y.expand(height, width, -1), x.expand(height, width, -1)], dim=-1)
     return grid.flatten(0, 1)
+
+
+def diagonal_angles(place: torch.Tensor, channels: int, base: float = 100.0) -> torch.Tensor:
+    """Angles [..., channels] of tokens that lie at (place, place), of place [...]; see `axial_angles`."""
+    angles = place[..., None] * _frequencies(channels // 2, base).to(place.device)
+    return torch.cat([angles, angles], dim=-1)
+
+
+def _frequencies(count: int, base: float) -> torch.Tensor:
+    return base ** (-torch.arange(count, dtype=torch.float32) / count)
 
 
 def turns(angles: torch.Tensor, dtype: torch.dtype) -> Rotation:

@@ -8,6 +8,7 @@ from lightgen.models.head import HeadConditioning, Prediction
 
 Fusion = Literal["late", "interleaved", "joint"]
 Positions = Literal["rotary", "learned"]
+TextPositions = Literal["none", "rotary"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,9 +34,15 @@ class TransformerConfig:
         layers: `plain`, as released (biases, GELU MLP, maps and norms between the stages), or `gated`
             (normalised queries and keys, SwiGLU MLP, no biases).
         positions: `learned`, as released (tables of position_grid x position_grid), or `rotary`.
+        text_positions: of text tokens among image tokens: `none`, or `rotary`, for joint fusion and rotary
+            positions: the first lies a step before the picture's first token in both axes, the next two
+            steps, and so on; hidden ones do not count.
+        registers: learned tokens that stand before the text, whatever it is, with joint fusion. Source:
+            arXiv 2309.16588, section 3.
         position_grid: side of the learned tables.
         dropout: of attention, its output, and the MLP.
-        prediction: of the head: `ddpm`, as released (noise and variance, cosine schedule), or `flow`.
+        prediction: of the head: `ddpm`, as released (noise and variance, cosine schedule), `flow`, or
+            `flow_x` (the clean token, which a flow's velocity follows from).
         head_conditioning: `joint`, as released (modulation by silu(time + condition)), or `additive`.
         head_width, head_layers: shape of the head.
     """
@@ -56,6 +63,8 @@ class TransformerConfig:
     text_masked: bool = True
     layers: Layers = "gated"
     positions: Positions = "rotary"
+    text_positions: TextPositions = "none"
+    registers: int = 0
     position_grid: int = 16
     dropout: float = 0.0
     prediction: Prediction = "flow"
@@ -79,7 +88,8 @@ class TransformerConfig:
             "cross_residual": ("normed", "prenorm"),
             "layers": ("plain", "gated"),
             "positions": ("rotary", "learned"),
-            "prediction": ("ddpm", "flow"),
+            "text_positions": ("none", "rotary"),
+            "prediction": ("ddpm", "flow", "flow_x"),
             "head_conditioning": ("joint", "additive"),
         }
         for name, values in allowed.items():
@@ -91,6 +101,16 @@ class TransformerConfig:
             raise ValueError(
                 f"transformer: got sample_size {self.sample_size} with patch_size {self.patch_size}, "
                 "allowed: a multiple"
+            )
+        if self.text_positions == "rotary" and (self.fusion, self.positions) != ("joint", "rotary"):
+            raise ValueError(
+                f"transformer: got text_positions rotary with {self.fusion} fusion and {self.positions} "
+                "positions, allowed: with joint fusion and rotary positions"
+            )
+        if self.registers < 0 or (self.registers and self.fusion != "joint"):
+            raise ValueError(
+                f"transformer: got {self.registers} registers with {self.fusion} fusion, "
+                "allowed: from 0 with joint fusion, 0 with others"
             )
         unit = 4 * self.num_heads if self.positions == "rotary" else self.num_heads
         if self.width % unit:

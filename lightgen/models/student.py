@@ -35,7 +35,7 @@ class Student(nn.Module):
     def embed_text(
         self, words: torch.Tensor, text_mask: torch.Tensor, kept: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Text tokens [B, T, D] and their mask [B, T] for the trunk; see `LightGenTransformer.place_text`.
+        """Text tokens [B, T, D] and their mask [B, T] for the trunk.
 
         Dropped texts cost nothing: only those kept go through text encoder and aligner; where all are
         dropped, one does, of no effect, so that the same weights have a gradient on every rank.
@@ -44,7 +44,8 @@ class Student(nn.Module):
             words: int [B, T] of the tokenizer, or features [B, T, Dt] that the frozen text encoder made of
                 them before.
             text_mask: bool [B, T], True = real token.
-            kept: rows whose text is read, int; the others are unconditional.
+            kept: rows whose text is read, int; the others get the learned null vector at every position, or,
+                where padding is hidden, at one.
         """
         rows = kept if len(kept) else kept.new_zeros(1)
         features, mask = words[rows], text_mask[rows]
@@ -53,4 +54,6 @@ class Student(nn.Module):
                 output: Any = self.text_encoder(input_ids=features, attention_mask=mask)
             features = output.last_hidden_state
         text = self.transformer.embed_text(features, mask)[: len(kept)]
-        return self.transformer.place_text(text, mask[: len(kept)], kept, len(words))
+        null, null_mask = self.transformer.null_text_of(len(words), text.shape[1])
+        text_mask = null_mask.index_copy(0, kept, mask[: len(kept)])
+        return null.to(text.dtype).index_copy(0, kept, text), text_mask

@@ -23,9 +23,11 @@ from lightgen.models.blocks import (
 )
 from lightgen.models.cache import TrunkCache
 from lightgen.models.head import Head, HeadConditioning, Prediction
-from lightgen.models.layout import NO_TEXT, Context, Layout, joined
+from lightgen.models.initial import draw_weights
+from lightgen.models.layout import NO_TEXT, Context, Layout, joined, prefix_angles
 from lightgen.models.positions import axial_angles, resample_table, turns
-from lightgen.models.shape import Fusion, Positions, TransformerConfig
+from lightgen.models.route import Detour, Route
+from lightgen.models.shape import Fusion, Positions, TextPositions, TransformerConfig
 
 # Shapes: B batch, L image tokens, K known, U unknown, P predicted now, N some, T text tokens, D width,
 # d token channels. Ranks: see `lightgen.models.layout`.
@@ -64,6 +66,8 @@ class LightGenTransformer(ModelMixin, ConfigMixin):
         text_masked: bool = True,
         layers: Layers = "gated",
         positions: Positions = "rotary",
+        text_positions: TextPositions = "none",
+        registers: int = 0,
         position_grid: int = 16,
         dropout: float = 0.0,
         prediction: Prediction = "flow",
@@ -105,21 +109,15 @@ class LightGenTransformer(ModelMixin, ConfigMixin):
         self.position_names = _STAGES[: 3 if late else 2] if positions == "learned" else ()
         for name in self.position_names:
             self.register_parameter(name, nn.Parameter(torch.empty(position_grid**2, width)))
-        self._draw_weights(plain)
-
-    def _draw_weights(self, plain: bool) -> None:
-        """Start values: normal for vectors and tables, Xavier for matrices (in gated layers, of blocks)."""
-        for name in ("null_text", "mask_token", *self.position_names):
-            nn.init.normal_(self.get_parameter(name), std=0.02)
-        zero = ("modulation", "token_out", "variance_out")  # see `Head`
-        for name, module in self.named_modules():
-            if isinstance(module, nn.Linear) and (plain or "block" in name) and not name.endswith(zero):
-                nn.init.xavier_uniform_(module.weight)
-                if plain:
-                    nn.init.zeros_(module.bias)
-        if plain:
-            nn.init.normal_(self.head.time_in.weight, std=0.02)
-            nn.init.normal_(self.head.time_out.weight, std=0.02)
+        if registers:
+            self.register_tokens = nn.Parameter(torch.empty(registers, width))
+        vectors = (
+            "null_text",
+            "mask_token",
+            *self.position_names,
+            *(("register_tokens",) if registers else ()),
+        )
+        draw_weights(self, vectors, plain)
 
     def embed_text(self, text: torch.Tensor, text_mask: torch.Tensor) -> torch.Tensor:
         """Text as image tokens see it [B, T, D].
@@ -133,26 +131,20 @@ class LightGenTransformer(ModelMixin, ConfigMixin):
             x = self._call(block, x, self._text_mask(text_mask))
         return self.text_norm(x)
 
-    def place_text(
-        self, text: torch.Tensor, text_mask: torch.Tensor, kept: torch.Tensor, batch: int
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Text [B, T, D] and mask [B, T] of a batch in which only some pictures have a text.
-
-        Args:
-            text: from `embed_text`, one row for each of `kept`.
-            text_mask: bool, of the same rows.
-            kept: rows of the batch that have a text, int; the others get the learned null vector at every
-                position, or, where padding is hidden, at one.
-            batch: B.
-        """
-        null, mask = self.null_text_of(batch, text.shape[1])
-        return null.to(text.dtype).index_copy(0, kept, text), mask.index_copy(0, kept, text_mask)
-
     def context(self, text: torch.Tensor, text_mask: torch.Tensor) -> Context:
         """What image tokens read of texts [B, T, D] under masks bool [B, T]; once, for all iterations."""
         if self.shape.fusion == "joint":
-            prefix_mask = text_mask if self.shape.text_masked else None
-            return Context(self.encoder_blocks[0].project(text), prefix_mask, ())
+            count, angles, rotation = self.shape.registers, None, None
+            seen = text_mask if self.shape.text_masked else torch.ones_like(text_mask)
+            if self.angle_channels is not None:
+                placed = self.shape.text_positions == "rotary"
+                angles = prefix_angles(seen, self.angle_channels, placed=placed, registers=count)
+                rotation = turns(angles, text.dtype)
+            if count:
+                seen = nn.functional.pad(seen, (count, 0), value=True)
+                text = torch.cat([self.register_tokens.to(text.dtype).expand(len(text), -1, -1), text], dim=1)
+            prefix_mask = seen if self.shape.text_masked else None
+            return Context(self.encoder_blocks[0].project(text, rotation), prefix_mask, (), angles)
         mask = self._text_mask(text_mask)
         return Context(None, None, tuple(block.remember(text, mask) for block in self.cross_blocks))
 
@@ -186,7 +178,7 @@ class LightGenTransformer(ModelMixin, ConfigMixin):
         if layout.tables:
             x = x + layout.table(0, rank, end)
         x = self.z_norm(x)
-        return self.encoder_blocks[0].project(x, layout.rotation(rank, end, 0, x.dtype))
+        return self.encoder_blocks[0].project(x, layout.rotation(rank, end, x.dtype))
 
     def encode(
         self,
@@ -209,12 +201,12 @@ class LightGenTransformer(ModelMixin, ConfigMixin):
         length, end = layout.order.shape[1], unknown + known.x.shape[1]
         prefix = context.prefix if end == length else None
         mask = context.attendable(length - unknown)
-        num_text, total = context.num_text if end == length else 0, length + context.num_text
+        angles, total = context.angles if end == length else None, length + context.num_text
         door = known if prefix is None else joined(known, prefix)
         x = door.x
         if not x.shape[1]:
             return x
-        rotation = layout.rotation(unknown, end, num_text, x.dtype)
+        rotation = layout.rotation(unknown, end, x.dtype, angles)
         for i, block in enumerate(self.encoder_blocks):
             if cache is None and i:
                 x = self._call(block, x, mask, rotation)
@@ -233,6 +225,7 @@ class LightGenTransformer(ModelMixin, ConfigMixin):
         ranks: tuple[int, int, int],
         context: Context = NO_TEXT,
         cache: TrunkCache | None = None,
+        route: Route | None = None,
     ) -> torch.Tensor:
         """Decoded tokens [B, P, D] of ranks left to unknown.
 
@@ -243,22 +236,27 @@ class LightGenTransformer(ModelMixin, ConfigMixin):
                 `unknown` are predicted; first is 0 unless the cache holds the ranks below.
             context: the text; needed unless fusion is late.
             cache: of earlier iterations.
+            route: some blocks that a share of the tokens skips, where there is no cache.
         """
         (first, left, unknown), length = ranks, layout.order.shape[1]
         end = min(unknown + encoded.shape[1], length)
         x = self.decoder_embed(encoded)
         num_text = unknown + encoded.shape[1] - end
+        angles = context.angles if num_text else None
         if layout.tables:
             x = x + nn.functional.pad(layout.table(1, unknown, end), (0, 0, 0, num_text))
         door = joined(
             layout.unknown_at(first, unknown),
-            self.decoder_blocks[0].project(x, layout.rotation(unknown, end, num_text, x.dtype)),
+            self.decoder_blocks[0].project(x, layout.rotation(unknown, end, x.dtype, angles)),
         )
         mask = context.attendable(length)
-        rotation = layout.rotation(first, end, num_text, x.dtype)
+        rotation = layout.rotation(first, end, x.dtype, angles)
         x, last = door.x, len(self.decoder_blocks) - 1
         predicted = slice(left - first, unknown - first)
+        detour = None if route is None else Detour(route, unknown, length)
         for i, block in enumerate(self.decoder_blocks):
+            if detour is not None:
+                x, mask, rotation = detour.at(i, x, mask, rotation)
             if cache is None and 0 < i < last:
                 x = self._call(block, x, mask, rotation)
             else:
@@ -293,6 +291,7 @@ class LightGenTransformer(ModelMixin, ConfigMixin):
         text_mask: torch.Tensor,
         grid: tuple[int, int],
         left: int = 0,
+        route: Route | None = None,
     ) -> torch.Tensor:
         """Condition [B, P, D] of the tokens to predict, those of ranks left to U = L - K.
 
@@ -303,11 +302,12 @@ class LightGenTransformer(ModelMixin, ConfigMixin):
             text_mask: bool [B, T].
             grid: rows and columns of tokens.
             left: ranks below stay unknown.
+            route: of some tokens round some blocks of the decoder.
         """
         unknown = order.shape[1] - known.shape[1]
         layout, context = self.lay_out(order, grid), self.context(text, text_mask)
         encoded = self.encode(self.enter(known, layout, unknown), layout, unknown, context)
-        decoded = self.decode(encoded, layout, (0, left, unknown), context)
+        decoded = self.decode(encoded, layout, (0, left, unknown), context, route=route)
         return self.fuse(decoded, layout, left, context)
 
     def _text_mask(self, text_mask: torch.Tensor) -> torch.Tensor | None:

@@ -4,7 +4,7 @@ import contextlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -12,10 +12,15 @@ from lightgen.core.draws import draw_key, numpy_draws, torch_draws
 from lightgen.core.errors import UserError
 from lightgen.models.diffusion import TRAIN_STEPS, noise_levels, variational_bits
 from lightgen.models.head import Head
+from lightgen.models.route import Route
 from lightgen.models.student import Student
 from lightgen.models.tokens import patchify, tokens_at
 
 # Shapes: B batch, L tokens, K known, P predicted, S draws per token, d token channels.
+
+MaskLaw = Literal["normal", "cosine", "uniform"]
+
+_LEAST_TIME = 0.05  # at which the error of a predicted token is weighed no more; arXiv 2511.13720, section 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,17 +28,24 @@ class MaskedConfig:
     """Numbers of the masked objective.
 
     Attributes:
-        mask_spread: the share of hidden tokens is 1 - |N(0, mask_spread)|, one share per optimizer step, so
-            that known and hidden sets are rectangular.
+        mask_law: of the share of hidden tokens, one per optimizer step, so that known and hidden sets are
+            rectangular: `normal`, 1 - |N(0, mask_spread)| (arXiv 2406.11838, section 3.4); `cosine`, of pi/2
+            times a uniform number (arXiv 2202.04200, section 3.1); or `uniform`.
+        mask_spread: of the normal law.
         mask_min: least share; the law is cut off there.
         draws_per_token: times and noises per hidden token; the trunk runs once for all of them.
         text_drop: share of images whose text is hidden, for guidance.
         time_mean, time_std: of the logit of the time, where the head predicts a flow; a ddpm head gets its
             1000 timesteps evenly.
         per_image_time: one time per image and draw instead of one per token.
+        route_share: share of the image tokens, of the hidden as of the known ones, that skip some blocks of
+            the decoder in pretraining. Source: TREAD, arXiv 2501.04765, section 3.2.
+        route: the first block that they skip, and the one at which they join again, which is not the last
+            one nor after it; from 1.
     """
 
     seed: int = 0
+    mask_law: MaskLaw = "normal"
     mask_spread: float = 0.25
     mask_min: float = 0.0
     draws_per_token: int = 4
@@ -41,6 +53,8 @@ class MaskedConfig:
     time_mean: float = 0.0
     time_std: float = 1.0
     per_image_time: bool = False
+    route_share: float = 0.0
+    route: tuple[int, int] = (1, 5)
 
     def check(self) -> None:
         """Raises UserError: a number out of range."""
@@ -51,6 +65,23 @@ class MaskedConfig:
             got += f" {self.text_drop}, time_mean {self.time_mean}, time_std {self.time_std}"
             allowed = "draws from 1, finite spreads from 0, a finite mean, a drop from 0 to 1"
             raise UserError(f"masking: got {got}, allowed: {allowed}")
+        if not 0 <= self.route_share < 1 or not 1 <= self.route[0] < self.route[1]:
+            got = f"route_share {self.route_share}, route {self.route[0]} {self.route[1]}"
+            raise UserError(f"masking: got {got}, allowed: from 0 to below 1; two blocks from 1, ascending")
+
+    def route_in(self, decoder_layers: int) -> Route | None:
+        """The way of those that skip blocks of a decoder, or None where none does.
+
+        Raises:
+            UserError: the decoder has too few blocks.
+        """
+        if not self.route_share:
+            return None
+        route = Route(self.route_share, *self.route)
+        if not route.fits(decoder_layers):
+            got = f"route {self.route[0]} {self.route[1]} with {decoder_layers} decoder_layers"
+            raise UserError(f"masking: got {got}, allowed: blocks from 1 to {decoder_layers - 1}, ascending")
+        return route
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,8 +114,6 @@ def draw_masking(
     purpose: str = "masking",
 ) -> Masking:
     """Masking of an optimizer step for the samples `ids`: the same for a sample in any (micro-)batch.
-
-    Source: mask law, arXiv 2406.11838, section 3.4 (a normal around 1, cut off).
 
     Args:
         config: laws of the draws.
@@ -125,7 +154,12 @@ def _num_predicted(config: MaskedConfig, step: int, length: int) -> int:
         raise UserError(f"masking: got mask_min {config.mask_min}, allowed: from 0 to below 1")
     random, share = numpy_draws(config.seed, "mask-ratio", step), -1.0
     while share < config.mask_min:
-        share = 1 - abs(float(random.normal(0.0, config.mask_spread)))
+        if config.mask_law == "normal":
+            share = 1 - abs(float(random.normal(0.0, config.mask_spread)))
+        else:
+            share = 1 - float(random.random())
+        if config.mask_law == "cosine":
+            share = math.cos(math.pi / 2 * (1 - share))
     return max(1, math.ceil(share * length))
 
 
@@ -134,7 +168,8 @@ class Prediction:
     """What a student says about the hidden tokens of a batch, and what it should have said.
 
     Attributes:
-        said, wanted: float32 [S, B, P, d]; a flow head says noise minus token, a ddpm head the noise.
+        said, wanted: float32 [S, B, P, d]; a flow head says noise minus token, a ddpm head the noise; of a
+            head that says the token, the velocity that follows, near time 0 a shorter one.
         noisy: what it saw, [S, B, P, d].
         clean: the tokens, [B, P, d].
         variance: of a ddpm head, as it says it, float32 [S, B, P, d]; None for a flow.
@@ -155,17 +190,22 @@ class Prediction:
         return self.token_errors().mean(dim=(0, 2))
 
 
-def predict(student: Student, batch: Mapping[str, Any], masking: Masking) -> Prediction:
+def predict(
+    student: Student, batch: Mapping[str, Any], masking: Masking, route: Route | None = None
+) -> Prediction:
     """What the student says about each draw of each hidden token.
 
-    A flow head sees x_t = (1 - t) x + t n of token x and noise n, and says n - x; a ddpm head says n.
-    Source: arXiv 2503.08619, eq. 6; the flow's straight path, arXiv 2209.03003, eq. 1.
+    A flow head sees x_t = (1 - t) x + t n of token x and noise n, and says v = n - x or, where it says x, is
+    taken to say v = (x_t - x) / max(t, 0.05); a ddpm head says n.
+    Source: arXiv 2503.08619, eq. 6; the flow's straight path, arXiv 2209.03003, eq. 1; the token predicted
+    and the velocity's error taken, arXiv 2511.13720, section 4.
 
     Args:
         student: transformer and text encoder.
         batch: `latents` [B, C, h, w], `text_mask` bool [B, T], and `text_ids` int [B, T] or, in their place,
             `text_features` [B, T, Dt]; see `Student.embed_text`.
         masking: from `draw_masking`, for these samples, on the device of the batch.
+        route: of some tokens round some blocks of the decoder.
     """
     latents, transformer = batch["latents"], student.transformer
     patch = transformer.shape.patch_size
@@ -175,13 +215,16 @@ def predict(student: Student, batch: Mapping[str, Any], masking: Masking) -> Pre
     clean, known = tokens[:, :num_predicted], tokens[:, num_predicted:]
     words = batch["text_features"] if "text_features" in batch else batch["text_ids"]
     text, text_mask = student.embed_text(words, batch["text_mask"], masking.kept)
-    cond = transformer(known, masking.order, text, text_mask, grid)  # [B, P, D]
+    cond = transformer(known, masking.order, text, text_mask, grid, route=route)  # [B, P, D]
     embedded = transformer.head.embed_cond(cond).expand(len(masking.time), -1, -1, -1).flatten(0, 2)
-    if transformer.shape.prediction == "flow":
+    if transformer.shape.prediction != "ddpm":
         time = masking.time[..., None]
         noisy, wanted = (1 - time) * clean + time * masking.noise, masking.noise - clean
         said, _ = transformer.head(noisy.flatten(0, 2), 1000 * masking.time.flatten(), embedded)
-        return Prediction(said=_wide(said).view_as(wanted), wanted=wanted, noisy=noisy, clean=clean)
+        said = _wide(said).view_as(wanted)
+        if transformer.shape.prediction == "flow_x":
+            said, wanted = ((noisy - each) / time.clamp(min=_LEAST_TIME) for each in (said, clean))
+        return Prediction(said=said, wanted=wanted, noisy=noisy, clean=clean)
     level = noise_levels(masking.time, masking.noise.dtype)
     noisy = level.signal * clean + level.noise * masking.noise
     said, variance = transformer.head(noisy.flatten(0, 2), masking.time.flatten(), embedded)
@@ -189,12 +232,14 @@ def predict(student: Student, batch: Mapping[str, Any], masking: Masking) -> Pre
     return Prediction(said=said, wanted=masking.noise, noisy=noisy, clean=clean, variance=variance)
 
 
-def masked_errors(student: Student, batch: Mapping[str, Any], masking: Masking) -> torch.Tensor:
+def masked_errors(
+    student: Student, batch: Mapping[str, Any], masking: Masking, route: Route | None = None
+) -> torch.Tensor:
     """Squared error of each draw of each hidden token, float32 [S, B, P]; see `predict`.
 
     For a ddpm head with the term in bits that teaches its variance.
     """
-    found = predict(student, batch, masking)
+    found = predict(student, batch, masking, route)
     if found.variance is None:
         return found.token_errors()
     clean = found.clean.expand_as(found.noisy)
@@ -224,12 +269,14 @@ class MaskedObjective:
             step: of the optimizer.
         """
         masking: Masking = batch["masking"]
-        drops = learner.training and (learner.transformer.shape.dropout > 0 or learner.train_text_encoder)
+        shape = learner.transformer.shape
+        route = self._config.route_in(shape.decoder_layers) if learner.training else None
+        drops = learner.training and (shape.dropout > 0 or learner.train_text_encoder)
         seed = draw_key(self._config.seed, "dropout", step, *batch["ids"][:1]) if drops else None
         with _dropout(seed, batch["latents"].device):
-            errors = masked_errors(learner, batch, masking)
+            errors = masked_errors(learner, batch, masking, route)
         loss = errors.mean()
-        whole = 1.0 if learner.transformer.shape.prediction == "flow" else float(TRAIN_STEPS)
+        whole = float(TRAIN_STEPS) if shape.prediction == "ddpm" else 1.0
         share = masking.time.shape[2] / masking.order.shape[1]
         by_time = by_quarter(errors.detach(), masking.time / whole)
         shown = {f"loss_time_{number}": pair for number, pair in enumerate(by_time, start=1)}

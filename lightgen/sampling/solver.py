@@ -48,7 +48,7 @@ def make_steps(
         spacing: of a ddpm head's steps, see `respaced_chain`; those of a flow are even.
         device: where they are used.
     """
-    if prediction == "flow":
+    if prediction != "ddpm":
         assert solver != "ancestral", solver
         edges = 1 - np.arange(num_steps + 1) / num_steps
         times, signal, noise = TRAIN_STEPS * edges[:-1], 1 - edges, edges
@@ -77,6 +77,9 @@ def _conversions(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Weights [S, 2] of (noisy token, output) in the clean token and in the noise."""
     one = np.ones_like(signal)
+    if prediction == "flow_x":
+        # no time is 0, and a step divides by no more than it then multiplies with: nothing is cut off
+        return np.stack([0 * one, one], axis=1), np.stack([1 / noise, -signal / noise], axis=1)
     if prediction == "flow":
         return np.stack([one, -noise], axis=1), np.stack([one, signal], axis=1)
     return np.stack([1 / signal, -noise / signal], axis=1), np.stack([0 * one, one], axis=1)

@@ -161,7 +161,9 @@ def transformer_shape(checkpoint: Artifact) -> TransformerConfig:
     """
     folder = require_part(checkpoint, "transformer").path / "transformer"
     record = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    return TransformerConfig(**{each.name: record[each.name] for each in fields(TransformerConfig)})
+    # a checkpoint from before a field was thought of has its default
+    known = [each.name for each in fields(TransformerConfig) if each.name in record]
+    return TransformerConfig(**{name: record[name] for name in known})
 
 
 def load_detector(checkpoint: Artifact) -> NanoDetector:

@@ -13,6 +13,13 @@ TRUNKS = [
     for masked in (True, False)
     for residual in (("prenorm",) if fusion == "joint" else ("normed", "prenorm"))
 ]
+# further ways of the text into a joint trunk
+PREFIXES = [
+    {**TRUNKS[-2], "text_positions": "rotary"},
+    {**TRUNKS[-1], "text_positions": "rotary", "registers": 2},
+    {**TRUNKS[-2], "registers": 1},
+    {**TRUNKS[-3], "registers": 2},
+]
 HEADS = [
     {"prediction": prediction, "head_conditioning": conditioning}
     for prediction in ("ddpm", "flow")
@@ -24,7 +31,8 @@ SMALL = {"width": 16, "num_heads": 2, "encoder_layers": 2, "decoder_layers": 2, 
 def named(shape):
     """Name of a test of a shape."""
     words = [
-        f"{'' if value else 'un'}masked" if isinstance(value, bool) else value for value in shape.values()
+        f"{'' if value else 'un'}masked" if isinstance(value, bool) else str(value)
+        for value in shape.values()
     ]
     return "-".join(words)
 
@@ -80,16 +88,25 @@ class Naive:
     """
 
     def __init__(self, transformer, text, text_mask, grid):
-        self.model, self.text, self.grid = transformer, text, grid
         self.length, self.is_joint = grid[0] * grid[1], transformer.shape.fusion == "joint"
         real = text_mask if transformer.shape.text_masked else torch.ones_like(text_mask)
+        registers = transformer.shape.registers
+        if registers:
+            text = torch.cat([transformer.register_tokens.to(text), text])
+            real = torch.cat([real.new_ones(registers), real])
+        self.model, self.text, self.grid = transformer, text, grid
         self.real = [j for j, is_real in enumerate(real.tolist()) if is_real]
         self.words = [self.length + j for j in range(len(text))] if self.is_joint else []
         self.seen_words = [self.length + j for j in self.real] if self.is_joint else []
         self.angles = None
         if transformer.angle_channels is not None:
             angles = axial_angles(*grid, transformer.angle_channels)
-            self.angles = torch.cat([angles, angles.new_zeros(len(self.words), angles.shape[1])])
+            words = angles.new_zeros(len(self.words), angles.shape[1])
+            if transformer.shape.text_positions == "rotary":
+                # the far corner of a square, backwards
+                for number, j in enumerate(self.real[registers:], start=1):
+                    words[j] = -axial_angles(number + 1, number + 1, angles.shape[1])[-1]
+            self.angles = torch.cat([angles, words])
         self.kept = {}
 
     def table(self, stage):

@@ -10,11 +10,11 @@ from lightgen.core.draws import torch_draws
 from lightgen.models.packed import PackedTrunk, Pass
 from lightgen.sampling.order import unknown_after
 from lightgen.sampling.trunk import Trunk
-from tests.models.naive import SMALL, TRUNKS, named
+from tests.models.naive import PREFIXES, SMALL, TRUNKS, named
 
 EXACT = {"rtol": 1e-9, "atol": 1e-10}
 FUSIONS = ["late", "interleaved", "joint"]
-CASES = [(shape, "some") for shape in TRUNKS]
+CASES = [(shape, "some") for shape in TRUNKS + PREFIXES]
 CASES += [({"fusion": fusion}, keeps) for fusion in FUSIONS for keeps in ("never", "always")]
 
 

@@ -5,7 +5,7 @@ import torch
 
 from lightgen.core.draws import torch_draws
 from lightgen.models.blocks import Attention, BlockConfig
-from lightgen.models.positions import axial_angles, resample_table, rotate, turns
+from lightgen.models.positions import axial_angles, diagonal_angles, resample_table, rotate, turns
 
 CHANNELS = 16
 
@@ -51,6 +51,13 @@ def test_angles_on_a_grid_of_two_rows_and_three_columns():
     angles = axial_angles(2, 3, 4, base=100.0)
     expected = [[y, 0.1 * y, x, 0.1 * x] for y in range(2) for x in range(3)]
     torch.testing.assert_close(angles, torch.tensor(expected))
+
+
+def test_a_diagonal_goes_through_the_grid_and_beyond():
+    grid = axial_angles(3, 3, 8)
+    torch.testing.assert_close(diagonal_angles(torch.arange(3.0), 8), grid[[0, 4, 8]])
+    places = -torch.arange(1.0, 3.0)[None]
+    torch.testing.assert_close(diagonal_angles(places, 8), -grid[None, [4, 8]])
 
 
 def test_attention_moves_with_its_tokens():

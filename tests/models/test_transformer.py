@@ -5,7 +5,7 @@ import torch
 
 from lightgen.core.draws import torch_draws
 from lightgen.models.transformer import LightGenTransformer
-from tests.models.naive import LOOKS, SMALL, TRUNKS, Naive, named
+from tests.models.naive import LOOKS, PREFIXES, SMALL, TRUNKS, Naive, named
 
 CLOSE = {"rtol": 1e-4, "atol": 1e-5}
 EXACT = {"rtol": 1e-9, "atol": 1e-10}
@@ -48,7 +48,7 @@ def naive(transformer, given):
     return torch.stack(rows)
 
 
-@pytest.mark.parametrize("shape", TRUNKS, ids=named)
+@pytest.mark.parametrize("shape", TRUNKS + PREFIXES, ids=named)
 @torch.no_grad()
 def test_it_is_the_trunk_spelled_out(make_student, shape):
     transformer = make_student(**SMALL, **shape).transformer.double().eval()
@@ -119,15 +119,13 @@ def test_padding_does_not_reach_the_output_unless_released(make_student, fusion,
 @pytest.mark.parametrize("fusion", FUSIONS)
 @pytest.mark.parametrize("text_masked", [True, False])
 def test_dropped_text_is_the_null_text_whatever_it_was(make_student, fusion, text_masked):
-    transformer = make_student(fusion=fusion, text_masked=text_masked).transformer
+    student = make_student(fusion=fusion, text_masked=text_masked)
     given = inputs((3, 3), 4)
     features, others = randn(2, 4, 12), randn(2, 4, 12, seed=5)
 
     def run(features, kept):
-        kept = torch.tensor(kept, dtype=torch.long)
-        text = transformer.embed_text(features, given["text_mask"])[kept]
-        text, mask = transformer.place_text(text, given["text_mask"][kept], kept, 2)
-        return transformer(**{**given, "text": text, "text_mask": mask})
+        text, mask = student.embed_text(features, given["text_mask"], torch.tensor(kept, dtype=torch.long))
+        return student.transformer(**{**given, "text": text, "text_mask": mask})
 
     both = run(features, [0, 1])
     torch.testing.assert_close(run(features, []), run(others, []), **CLOSE)
@@ -136,6 +134,26 @@ def test_dropped_text_is_the_null_text_whatever_it_was(make_student, fusion, tex
     torch.testing.assert_close(mixed[1], both[1], **CLOSE)
     assert (mixed - both)[0].abs().max() > 1e-2
     assert (run(others, [0, 1]) - both).abs().amax(dim=(1, 2)).min() > 1e-2
+
+
+@pytest.mark.parametrize("text_positions", ["none", "rotary"])
+def test_text_tokens_are_a_set_unless_they_have_positions(make_student, text_positions):
+    transformer = make_student(text_positions=text_positions).transformer
+    given = inputs((3, 3), 4)
+    turned = {name: given[name].flip(1) for name in ("text", "text_mask")}
+    change = (transformer(**{**given, **turned}) - transformer(**given)).abs().amax(dim=(1, 2))
+    assert (change > 1e-3).all() if text_positions == "rotary" else (change < 1e-5).all()
+
+
+@pytest.mark.parametrize("text_masked", [True, False])
+def test_registers_count_with_and_without_text(make_student, text_masked):
+    transformer = make_student(registers=3, text_masked=text_masked).transformer
+    given = inputs((3, 3), 4)
+    null = transformer.null_text_of(2, 4)
+    for text, mask in ((given["text"], given["text_mask"]), null):
+        cond = transformer(**{**given, "text": text, "text_mask": mask})
+        gradient = torch.autograd.grad(cond.square().sum(), transformer.register_tokens)[0]
+        assert (gradient.abs().amax(dim=1) > 1e-4).all()
 
 
 @pytest.mark.parametrize("look", LOOKS, ids=named)
@@ -230,6 +248,7 @@ def test_a_new_transformer_draws_its_weights(layers):
         sizes = {**SMALL, "latent_channels": 2, "text_width": 12, "head_width": 16, "position_grid": 4}
         look = {"fusion": "late", "cross_layers": 1, "aligner_layers": 1, "prediction": "ddpm"}
         transformer = LightGenTransformer(**sizes, **look, layers=layers, positions="learned")
+        registers = LightGenTransformer(**sizes, registers=9, layers=layers).register_tokens
     zero = ("modulation", "token_out", "variance_out")
     for name, parameter in transformer.named_parameters():
         assert torch.isfinite(parameter).all(), name
@@ -237,5 +256,5 @@ def test_a_new_transformer_draws_its_weights(layers):
         is_zero = is_bias or any(each in name for each in zero)
         assert (parameter == 0).all() == is_zero, name
     tables = [transformer.get_parameter(name) for name in transformer.position_names]
-    for vectors in (transformer.null_text, transformer.mask_token, *tables):
+    for vectors in (transformer.null_text, transformer.mask_token, registers, *tables):
         assert 0.01 < vectors.std() < 0.03

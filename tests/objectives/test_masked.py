@@ -20,7 +20,7 @@ from lightgen.objectives.masked import (
 )
 from tests.models.naive import LOOKS, SMALL, named
 
-PREDICTIONS = ["flow", "ddpm"]
+PREDICTIONS = ["flow", "ddpm", "flow_x"]
 
 
 class FixedHead(nn.Module):
@@ -42,7 +42,7 @@ class FixedHead(nn.Module):
 
 
 def head_of(prediction, rule=None):
-    return FixedHead(rule, variance=None if prediction == "flow" else 0.0)
+    return FixedHead(rule, variance=0.0 if prediction == "ddpm" else None)
 
 
 def masking_of(ids, step=0, length=12, prediction="flow", **settings):
@@ -107,6 +107,20 @@ def test_the_hidden_share_is_a_normal_around_one_cut_off(least):
     assert min(nums) >= max(1, 64 * least) and max(nums) == 64
     assert abs(sum(nums) / 600 / 64 - 0.5 / 64 - mean) < 0.03  # counts are rounded up; five standard errors
     assert masking_of([0], mask_spread=0.0).noise.shape[2] == 12
+
+
+@pytest.mark.parametrize("least", [0.0, 0.5])
+def test_the_hidden_share_may_be_of_other_laws(least):
+    """Against quartiles of those laws in closed form."""
+    for law, of in (
+        ("uniform", lambda u: 1 - u * (1 - least)),
+        ("cosine", lambda u: math.cos(u * math.acos(least))),
+    ):
+        given = {"length": 64, "mask_law": law, "mask_min": least}
+        nums = sorted(masking_of([0], step, **given).noise.shape[2] for step in range(600))
+        for quarter in (1, 2, 3):
+            assert abs(nums[600 - 150 * quarter] / 64 - 0.5 / 64 - of(quarter / 4)) < 0.06
+        assert nums[0] >= max(1, 64 * least) and nums[-1] == 64
 
 
 @pytest.mark.parametrize("least", [-0.1, 1.0, 2.0, math.nan])
@@ -190,6 +204,21 @@ def test_a_ddpm_head_sees_the_cosine_schedule_and_says_the_noise(make_student, m
     clean = target.expand_as(noisy)
     bits = variational_bits(clean, noisy, 0.5 * noisy, torch.zeros_like(noisy), masking.time)
     torch.testing.assert_close(more, error + bits.mean(dim=(0, 2)))
+
+
+def test_a_head_that_says_the_token_is_judged_by_the_velocity(make_student, make_batch):
+    student, batch = make_student(prediction="flow_x"), make_batch([0, 1])
+    student.transformer.head = head_of("flow_x", lambda noisy, time: 0.5 * noisy)
+    masking = masking_of([0, 1], length=6, time_mean=-2.0, time_std=2.0)
+    found, target, time = masked_errors(student, batch, masking), target_of(batch, masking), masking.time
+    assert (time < 0.05).any() and (time > 0.05).any()
+    said = 0.5 * (target + time[..., None] * (masking.noise - target))
+    expected = (said - target).square().mean(dim=-1) / time.clamp(min=0.05).square()
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
+    student.transformer.head = head_of(
+        "flow_x", lambda noisy, time: target.expand(4, -1, -1, -1).flatten(0, 2)
+    )
+    assert masked_errors(student, batch, masking).max() < 1e-9
 
 
 def test_the_variational_term_moves_the_variance_alone(make_student, make_batch):
@@ -320,6 +349,41 @@ def test_the_errors_compile_without_a_break(make_student, make_batch, shape):
         torch.testing.assert_close(found[1][1][name], gradient, rtol=1e-3, atol=1e-5)
 
 
+def test_a_route_saves_the_way_of_its_share_in_training_alone(make_student, make_batch, drawing):
+    config = MaskedConfig(route_share=0.5, route=(1, 3), mask_spread=0.0)
+    routed, plain_way = (
+        drawing(MaskedObjective, config),
+        drawing(MaskedObjective, MaskedConfig(mask_spread=0.0)),
+    )
+    student, batch = make_student(decoder_layers=4), make_batch([0, 1])
+    rows = []
+    for block in student.transformer.decoder_blocks:
+        block.mlp.register_forward_pre_hook(lambda _, given: rows.append(given[0].shape[1]))
+    losses = {}
+    for name, objective, is_training in (
+        ("routed", routed, True),
+        ("plain", plain_way, True),
+        ("still", routed, False),
+    ):
+        student.train(is_training)
+        rows.clear()
+        losses[name] = objective(student, batch, 3)[0].item()
+        assert rows == ([11, 8, 8, 6] if name == "routed" else [11, 11, 11, 6])  # 6 tokens and 5 words
+    assert (
+        losses["routed"] == routed(student.train(), batch, 3)[0].item() != losses["plain"] == losses["still"]
+    )
+    with pytest.raises(UserError, match="route 1 3 with 3 decoder_layers"):
+        routed(make_student(decoder_layers=3).train(), batch, 3)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"route_share": 1.0}, {"route_share": -0.1}, {"route": (0, 2)}, {"route": (2, 2)}], ids=str
+)
+def test_a_route_that_is_none_is_refused(wrong):
+    with pytest.raises(UserError, match="route"):
+        MaskedConfig(**wrong).check()
+
+
 def test_it_trains_after_it_was_evaluated_in_inference_mode(make_student, make_batch):
     student, batch = make_student(prediction="ddpm"), make_batch([0, 1])
     masking = draw_masking(MaskedConfig(), 2, [0, 1], 6, student.transformer.head)
@@ -371,7 +435,7 @@ def test_the_loss_is_told_by_time_and_by_the_hidden_share(make_student, make_bat
         batch = draw_for(config, student, make_batch([4, 0, 7]), step)
         loss, shown = MaskedObjective(config)(student, batch, step)
         errors = masked_errors(student, batch, batch["masking"]).detach().double()
-        time = batch["masking"].time / (1 if prediction == "flow" else 1000)
+        time = batch["masking"].time / (1000 if prediction == "ddpm" else 1)
         for number in range(4):
             inside = errors[(time >= number / 4) & (time < (number + 1) / 4)]
             total, count = shown.pop(f"loss_time_{number + 1}").tolist()

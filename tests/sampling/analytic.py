@@ -34,7 +34,7 @@ class RuleHead(nn.Module):
 
 def levels(prediction, time):
     """Weights of clean token and noise at times [R, 1] in [0, 1000]."""
-    if prediction == "flow":
+    if prediction != "ddpm":
         return 1 - time / 1000, time / 1000
     bars = training_chain().alpha_bars[np.rint(time.numpy()).astype(int)]
     return torch.as_tensor(np.sqrt(bars)).to(time), torch.as_tensor(np.sqrt(1 - bars)).to(time)
@@ -47,6 +47,6 @@ def gaussian_head(prediction, mean, deviation):
         signal, noise = levels(prediction, time)
         centred = (noisy - signal * mean) / (signal**2 * deviation**2 + noise**2)
         clean, guess = mean + signal * deviation**2 * centred, noise * centred
-        return guess if prediction == "ddpm" else guess - clean
+        return {"ddpm": guess, "flow": guess - clean, "flow_x": clean}[prediction]
 
     return RuleHead(rule, variance=0.0)

@@ -13,7 +13,7 @@ from lightgen.sampling.decode import DecodeConfig, Texts, decode_tokens
 from lightgen.sampling.draws import Draws, draw
 from lightgen.sampling.order import unknown_after
 from lightgen.sampling.solver import HeadSampler
-from tests.models.naive import HEADS, LOOKS, SMALL, TRUNKS, Naive, named
+from tests.models.naive import HEADS, LOOKS, PREFIXES, SMALL, TRUNKS, Naive, named
 from tests.sampling.analytic import RuleHead, gaussian_head
 
 GRID, LENGTH = (3, 4), 12
@@ -27,6 +27,13 @@ SHAPES = [
     (shape, solvers[next(TURNS[shape["prediction"]]) % len(solvers)])
     for shape in ({**trunk, **head} for trunk in TRUNKS for head in HEADS)
     for solvers in [SOLVERS[shape["prediction"]]]
+]
+SHAPES += [
+    (
+        {**trunk, "prediction": "flow_x", "head_conditioning": HEADS[i]["head_conditioning"]},
+        SOLVERS["flow"][i % 2],
+    )
+    for i, trunk in enumerate(PREFIXES)
 ]
 
 

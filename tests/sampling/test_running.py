@@ -8,16 +8,17 @@ from lightgen.core.draws import numpy_draws, torch_draws
 from lightgen.sampling import running
 from lightgen.sampling.decode import DecodeConfig, Texts, decode_tokens
 from lightgen.sampling.running import RunningBatch
-from tests.models.naive import SMALL, TRUNKS, named
+from tests.models.naive import PREFIXES, SMALL, TRUNKS, named
 
 GRIDS = [(3, 4), (2, 2), (4, 5), (1, 1), (6, 3)]
-SOLVERS = {"ddpm": ["ancestral", "ddim", "dpm++"], "flow": ["ddim", "dpm++"]}
+SOLVERS = {"ddpm": ["ancestral", "ddim", "dpm++"], "flow": ["ddim", "dpm++"], "flow_x": ["ddim", "dpm++"]}
 HEADS = [("ddpm", "joint"), ("flow", "joint"), ("ddpm", "additive"), ("flow", "additive")]
 # every shape of the trunk with one kind of head in turn
 SHAPES = [
     {**trunk, "prediction": HEADS[i % 4][0], "head_conditioning": HEADS[i % 4][1]}
     for i, trunk in enumerate(TRUNKS)
 ]
+SHAPES += [{**trunk, "prediction": "flow_x"} for trunk in PREFIXES]
 
 
 def randn(*shape, seed=0):

@@ -13,6 +13,7 @@ from tests.models.naive import HEADS, named
 from tests.sampling.analytic import RuleHead, gaussian_head, levels
 
 ALL = [("ddpm", "ancestral"), ("ddpm", "ddim"), ("ddpm", "dpm++"), ("flow", "ddim"), ("flow", "dpm++")]
+ALL += [("flow_x", "ddim"), ("flow_x", "dpm++")]
 CPU = torch.device("cpu")
 
 
@@ -46,7 +47,7 @@ def gaussian_error(prediction, solver, num_steps, mean=0.4, deviation=0.5):
     return (tokens - mean - deviation * place).abs().max().item()
 
 
-@pytest.mark.parametrize("prediction", ["ddpm", "flow"])
+@pytest.mark.parametrize("prediction", ["ddpm", "flow", "flow_x"])
 def test_a_perfect_head_of_a_gaussian_is_reached(prediction):
     first = {num: gaussian_error(prediction, "ddim", num) for num in (5, 10, 25, 50, 100)}
     second = {num: gaussian_error(prediction, "dpm++", num) for num in (5, 10, 25, 50, 100)}
@@ -57,6 +58,24 @@ def test_a_perfect_head_of_a_gaussian_is_reached(prediction):
     assert second[5] < first[5]
     # a quarter by twice the steps, until the coefficients' rounding is reached
     assert second[25] < second[5] / 20
+
+
+@pytest.mark.parametrize("solver", ["ddim", "dpm++"])
+@pytest.mark.parametrize("scale", [1.0, 3.0])
+def test_a_head_that_says_the_token_steps_as_one_that_says_the_velocity(solver, scale):
+    cond = torch.cat([torch.full((5, 1), 0.4), torch.full((5, 1), -0.3)]).double()
+    says = {
+        "flow_x": lambda noisy, time, cond: noisy.sin() + cond,
+        "flow": lambda noisy, time, cond: (noisy - noisy.sin() - cond) / (time / 1000),
+    }
+    for num_steps in (1, 5, 60):
+        found, wanted = (
+            sample(
+                RuleHead(rule), name, solver, num_steps, scale=scale, cond=cond if scale != 1 else cond[:5]
+            )
+            for name, rule in says.items()
+        )
+        torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("solver", ["ddim", "dpm++"])
@@ -182,6 +201,7 @@ def test_rows_do_not_know_each_other(make_student, shape):
         ("ddpm", "dpm++", "stride", 50, 1),  # begins at 980, where a head's error is multiplied by 32
         ("flow", "ddim", "even", 5, 0),
         ("flow", "dpm++", "even", 5, 0),
+        ("flow_x", "dpm++", "even", 5, 0),
     ],
 )
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])

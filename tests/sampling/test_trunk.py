@@ -9,12 +9,12 @@ from torch import nn
 from lightgen.core.draws import torch_draws
 from lightgen.sampling.order import unknown_after
 from lightgen.sampling.trunk import Trunk
-from tests.models.naive import SMALL, TRUNKS, Naive, named
+from tests.models.naive import PREFIXES, SMALL, TRUNKS, Naive, named
 
 GRID, LENGTH, BATCH, NUM_TEXT = (2, 5), 10, 3, 4
 EXACT = {"rtol": 1e-9, "atol": 1e-10}
 FUSIONS = ["late", "interleaved", "joint"]
-CASES = [(shape, 3 if (i + i // 2) % 2 else 0) for i, shape in enumerate(TRUNKS)]
+CASES = [(shape, 3 if (i + i // 2) % 2 else 0) for i, shape in enumerate(TRUNKS + PREFIXES)]
 
 
 def randn(*shape, seed=0):
