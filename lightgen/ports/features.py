@@ -143,11 +143,11 @@ def load_features(config: FeaturesConfig, folder: Path, device: torch.device) ->
     if config.kind == "inception":
         network, dim = load_inception(folder, device)
         return ModelFeatures(network, _unchanged, dim, config.batch_size, device)
-    with _told(folder):
+    with refused_whole(folder):
         stated = str(json.loads((folder / "config.json").read_text()).get("model_type"))
         if stated != config.kind:
             raise UserError(f"holds a {stated!r}, allowed: {config.kind!r}")
-        model = _load_model(config, folder, files).to(device)
+        model = load_model(config, folder, files).to(device)
         return (_dinov2 if config.kind == "dinov2" else _clip)(model, config.batch_size, device)
 
 
@@ -194,7 +194,7 @@ def fit_positions(model: Dinov2Model, side: int) -> None:
     model.embeddings.position_embeddings = nn.Parameter(found, requires_grad=False)
 
 
-def _load_model(config: FeaturesConfig, folder: Path, files: list[Path]) -> Any:  # noqa: ANN401
+def load_model(config: FeaturesConfig, folder: Path, files: list[Path]) -> Any:  # noqa: ANN401
     """The model in its dtype, for eval; a weight that is not stored, which would be drawn, is refused."""
     model_class: Any = CLIPModel if config.kind == "clip" else Dinov2Model
     options: dict[str, Any] = {
@@ -250,7 +250,7 @@ def _unchanged(image: np.ndarray) -> torch.Tensor:
 
 
 @contextlib.contextmanager
-def _told(path: Path) -> Iterator[None]:
+def refused_whole(path: Path) -> Iterator[None]:
     """Context in which whatever ails other people's files becomes one line."""
     try:
         yield

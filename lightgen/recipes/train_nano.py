@@ -11,7 +11,14 @@ from lightgen.recipes.model import nano
 from lightgen.stages.distill import DistillConfig, NanoPrompts
 from lightgen.stages.lora import LoraConfig
 from lightgen.stages.nano_weights import NanoWeightsConfig
-from lightgen.stages.tasks import AutoencoderTask, DetectorTask, DPOTask, PretrainTask, TrainConfig
+from lightgen.stages.tasks import (
+    AutoencoderTask,
+    DetectorTask,
+    DPOTask,
+    LanguageTask,
+    PretrainTask,
+    TrainConfig,
+)
 from lightgen.training.config import FitConfig, RunConfig
 from lightgen.training.optimizer import OptimizerConfig
 from lightgen.training.schedule import ScheduleConfig
@@ -56,6 +63,28 @@ def nano_detector() -> TrainConfig:
             precision="fp32",
         ),
         run=RunConfig(save_every=200),
+    )
+
+
+def nano_language() -> TrainConfig:
+    """A new nano text encoder learns to read, on captions alone; it goes on from the words of `--start`.
+
+    Takes no `--in`. With a `--start` that has a text encoder, features stay near its, so that its transformer
+    reads on. Hardware: one core. Time: about 5 minutes.
+    Expected: colour, count and place of at least 0.99 of the objects of held-out captions.
+    """
+    return TrainConfig(
+        task=LanguageTask(),
+        fit=FitConfig(
+            num_steps=400,
+            global_batch_size=128,
+            optimizer=OptimizerConfig(lr=1e-3, weight_decay=0.0),
+            schedule=ScheduleConfig(warmup_steps=30, decay_steps=160),
+            ema_decay=0.98,
+            precision="fp32",
+            held_out=600,
+        ),
+        run=RunConfig(save_every=100, held_out_every=100),
     )
 
 
@@ -159,11 +188,14 @@ def raft_nano() -> TrainConfig:
 
 
 def nano_weights() -> NanoWeightsConfig:
-    """The whole chain behind the shipped files, from nothing: scenes, autoencoder, detector, student, export.
+    """The whole chain behind the shipped files, from nothing: scenes, stand-ins, student, export.
 
-    Takes no `--in`. The student's teacher errs now and then, as real ones do. Source: the built-in grammar.
+    Takes no `--in`. The student reads through a frozen text encoder, as the paper's does (arXiv 2503.08619);
+    its teacher errs now and then, as real ones do. Source of the captions: the built-in grammar.
     Hardware: two cores. Time: half a day. Disk: 3 GB.
     """
+    student = pretrain_nano()
+    assert isinstance(student.task, PretrainTask)
     return NanoWeightsConfig(
         scenes=DistillConfig(
             teacher=EmojiTeacherConfig(
@@ -176,7 +208,8 @@ def nano_weights() -> NanoWeightsConfig:
         ),
         judged_scenes=DistillConfig(prompts=NanoPrompts(num=40_000, split="both"), shard_size=1_000, seed=1),
         autoencoder=nano_autoencoder(),
+        language=nano_language(),
         detector=nano_detector(),
         encode=nano_encode(),
-        student=pretrain_nano(),
+        student=replace(student, task=replace(student.task, text_encoder="start", train_text_encoder=False)),
     )

@@ -18,6 +18,7 @@ from lightgen.core.errors import UserError
 from lightgen.models.shape import TransformerConfig
 from lightgen.models.student import Student
 from lightgen.models.transformer import LightGenTransformer
+from lightgen.objectives.alignment import projection_flops
 from lightgen.objectives.dpo import DPOObjective, Reference, frozen_reference
 from lightgen.objectives.masked import MaskedConfig, MaskedObjective, Masking, masked_errors
 from lightgen.ports.nano.text import build_nano_text_encoder
@@ -32,7 +33,11 @@ _IMAGES_COUNTED = 20  # FLOPs are proportional to images, except that whole imag
 
 
 def mean_mask_share(config: MaskedConfig) -> float:
-    """Mean share of hidden tokens: of 1 - |N(0, mask_spread)| cut off at mask_min."""
+    """Mean share of hidden tokens, of the law cut off at mask_min."""
+    if config.mask_law == "uniform":
+        return (1 + config.mask_min) / 2
+    if config.mask_law == "cosine":
+        return math.sqrt(1 - config.mask_min**2) / math.acos(config.mask_min)
     if config.mask_spread <= 0:
         return 1.0
     reach = (1 - config.mask_min) / config.mask_spread
@@ -214,7 +219,9 @@ def flops_per_image(
     with new_counter() as counter, sdpa_kernel(SDPBackend.MATH):
         made.run(_IMAGES_COUNTED, ceil(mean_mask_share(config) * grid[0] * grid[1]), kept, torch.float32)
     text = 0.0 if text_encoder is None else text_flops(task, shape, text_encoder)
-    return counter.get_total_flops() / _IMAGES_COUNTED + text
+    aligned = task.repa if isinstance(task, PretrainTask) else None
+    beside = 0.0 if aligned is None else projection_flops(aligned, shape.width, grid[0] * grid[1])
+    return counter.get_total_flops() / _IMAGES_COUNTED + text + beside
 
 
 def text_flops(task: PretrainTask | DPOTask, shape: TransformerConfig, text_encoder: nn.Module) -> float:

@@ -19,6 +19,7 @@ from lightgen.data.prompts import PromptFiles, PromptLines
 from lightgen.ports.endpoint import EndpointTeacherConfig
 from lightgen.ports.nano.emoji import EmojiTeacher, EmojiTeacherConfig
 from lightgen.ports.nano.language import draw_prompt
+from lightgen.ports.nano.scenes import Words
 from lightgen.ports.refusal import RefusedPrompt
 from lightgen.ports.teacher import DiffusersTeacherConfig
 from lightgen.stages.checkpoint import NANO, open_checkpoint, require_part
@@ -29,6 +30,7 @@ from lightgen.stages.teachers import TeacherPlace, find_teacher
 _Job = tuple[str, Prompt, int]  # key, prompt, seed
 _Draw = Callable[[Sequence[_Job]], Iterator[ImageRecord | dict[str, Any]]]  # or what is told of a refusal
 _REFUSED = ".refused.jsonl"
+_MOST_DRAWS = 10_000  # of prompts of which few may be of the wanted kind
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,15 +39,19 @@ class NanoPrompts:
 
     Attributes:
         num: how many.
-        split: test prompts hold combinations of words that training prompts never
-            hold; both takes them in turn.
+        split: no training prompt has a combination of words of a test prompt; both takes them in turn.
         tags: only prompts of these tasks; empty = all, those without a task included.
+        classes, colors: only prompts that name nothing else; empty = all.
+        distinct: whether no two captions are alike.
     """
 
     num: int
     split: Literal["train", "test", "both"] = "train"
     seed: int = 0
     tags: tuple[str, ...] = ()
+    classes: tuple[str, ...] = ()
+    colors: tuple[str, ...] = ()
+    distinct: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,22 +184,27 @@ def _digest(lines: PromptLines) -> str:
 
 
 def nano_prompts(wanted: NanoPrompts) -> list[Prompt]:
-    """The first `num` prompts of the split that are of the wanted tasks."""
+    """The first `num` prompts of the wanted split, tasks and words; raises UserError where there are none."""
     unknown = sorted(set(wanted.tags) - set(TAGS))
     if unknown or wanted.num < 1:
         got = f"tags {unknown}" if unknown else f"num {wanted.num}"
         raise UserError(f"nano prompts: got {got}, allowed: num from 1, tags of {', '.join(TAGS)}")
+    words = Words.of(wanted.classes, wanted.colors)
+    splits = ("train", "test") if wanted.split == "both" else (wanted.split,)
     found: list[Prompt] = []
-    index = 0
-    while len(found) < wanted.num:
-        if wanted.split == "both":
-            prompt = draw_prompt(wanted.seed, index // 2, "test" if index % 2 else "train")
-        else:
-            prompt = draw_prompt(wanted.seed, index, wanted.split)
-        index += 1
-        if not wanted.tags or prompt.tag in wanted.tags:
+    captions: set[str] = set()
+    for index in range(_MOST_DRAWS + 100 * wanted.num):
+        number, place = divmod(index, len(splits))
+        prompt = draw_prompt(wanted.seed, number, splits[place], words)
+        is_old = wanted.distinct and prompt.prompt in captions
+        if not is_old and (not wanted.tags or prompt.tag in wanted.tags):
             found.append(prompt)
-    return found
+            captions.add(prompt.prompt)
+        if len(found) == wanted.num:
+            return found
+    raise UserError(
+        f"nano prompts: got num {wanted.num}, allowed: up to {len(found)} of these words and tasks"
+    )
 
 
 def image_seed(config: DistillConfig, prompt: Prompt, number: int, repeat: int) -> int:

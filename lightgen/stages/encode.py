@@ -16,6 +16,7 @@ from lightgen.data.picture import bucket_of, picture_size
 from lightgen.ports.autoencoder import load_autoencoder
 from lightgen.stages.checkpoint import NANO, autoencoder_digest, open_checkpoint
 from lightgen.stages.encode_images import ImagePass, ImageWork, Unit
+from lightgen.stages.encode_representation import RepresentationConfig, find_representation
 from lightgen.stages.encode_text import TextConfig, encode_text, find_length, text_encoder_digest
 from lightgen.stages.engine import LOCAL, EngineConfig, cut, write_shards
 from lightgen.stages.inputs import ImageInputs, count_reasons, open_images
@@ -42,6 +43,7 @@ class EncodeConfig:
             square.
         tile: side of a tile, px.
         text: whether captions are encoded too, once each, so that training need not; and how.
+        representation: whether a frozen model's features of the pictures are stored too, for REPA; and whose.
     """
 
     batch_size: int = 50
@@ -52,6 +54,7 @@ class EncodeConfig:
     tiled: Literal["auto", "always", "never"] = "auto"
     tile: int = 1024
     text: TextConfig = TextConfig()
+    representation: RepresentationConfig = RepresentationConfig()
 
     def check(self) -> None:
         """Raises UserError: a number out of range."""
@@ -63,6 +66,7 @@ class EncodeConfig:
         if len(set(self.sizes)) < len(self.sizes):
             raise UserError(f"encode: got sizes {list(self.sizes)}, allowed: each once")
         self.text.check()
+        self.representation.check()
 
 
 def encode(
@@ -95,22 +99,27 @@ def encode(
     text_encoder, length = None, 0
     if config.text.stored:
         text_encoder, length = text_encoder_digest(checkpoint), find_length(config.text, checkpoint)
-    settings = {"stage": "encode", **config_to_dict(replace(config, text=config.text.recorded()))}
-    settings |= inputs.identity()
+    frozen = find_representation(config.representation)
+    recorded = replace(config, text=config.text.recorded(), representation=config.representation.recorded())
+    settings = {"stage": "encode", **config_to_dict(recorded), **inputs.identity()}
     found = begin_artifact(out, "latents", settings, [*inputs.artifacts, checkpoint])
     if isinstance(found, Artifact):
         return found
     with found as workspace:
         units = _units(config, inputs, load_autoencoder(checkpoint.path / "vae").stride)
+        if frozen is not None:
+            frozen.check([shape for unit in units for shape in unit.shapes])
         how = ImagePass(config.batch_size, config.precision, config.tiled, config.tile)
         places = tuple(str(Path(path).absolute()) for path in images)
-        work = ImageWork(how, places, str(checkpoint.path.absolute()), units)
+        work = ImageWork(how, places, str(checkpoint.path.absolute()), units, frozen)
         # the note of a unit comes last: where it is, the latents are
         names = [f"shards/{number:05d}.json" for number in range(len(units))]
         (workspace.path / "shards").mkdir(exist_ok=True)
         write_shards(engine, workspace, "encode", names, [len(unit.ids) for unit in units], work)
         notes = [workspace.path / name for name in names]
         counts, facts = _summary(workspace, notes, len(inputs), inputs.skipped)
+        if frozen is not None:
+            facts["representation"] = frozen.facts()
         if config.text.stored:
             more, facts["text_features"] = encode_text(config.text, length, workspace, checkpoint, engine)
             counts |= more

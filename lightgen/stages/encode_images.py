@@ -15,8 +15,10 @@ from lightgen.data.images import CorruptRecord
 from lightgen.data.latents import write_latent_shard
 from lightgen.data.moments import Moments, together
 from lightgen.data.picture import fit
+from lightgen.data.representation import FOLDER, write_representation_shard
 from lightgen.ports.autoencoder import DiffusersAutoencoder, load_autoencoder
 from lightgen.stages.checkpoint import pick_device
+from lightgen.stages.encode_representation import RepresentationPlace
 from lightgen.stages.engine import Writer
 from lightgen.stages.inputs import ImageInputs, open_images, require_size
 from lightgen.stages.rank import RANKED
@@ -24,6 +26,9 @@ from lightgen.stages.rank import RANKED
 _COPIED = ("tag", "include", "exclude", "score", *RANKED, "seed", "generator")
 _MOST_THREADS = 8
 
+Represent = Callable[[torch.Tensor], torch.Tensor]
+# Mean, std [B, C, h, w] and, where they are wanted, features [B, L, D]: all bfloat16.
+Encoded = tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]
 _In = TypeVar("_In")
 _Out = TypeVar("_Out")
 
@@ -62,16 +67,19 @@ class ImageWork:
         images: directories of all images.
         checkpoint: folder with the autoencoder.
         units: images of each shard.
+        representation: frozen model whose features are stored too; None = none are.
     """
 
     how: ImagePass
     images: tuple[str, ...]
     checkpoint: str
     units: tuple[Unit, ...]
+    representation: RepresentationPlace | None = None
 
     def open(self) -> Writer:
         """Function that writes the latents of a unit, and then its note at `shards/NAME.json`; see `Work`."""
-        encoder = Encoder(self.how, load_autoencoder(Path(self.checkpoint) / "vae"))
+        frozen = None if self.representation is None else self.representation.load()
+        encoder = Encoder(self.how, load_autoencoder(Path(self.checkpoint) / "vae"), frozen)
         inputs = open_images(self.images, verify=False)
 
         def write(path: Path, number: int, advance: Callable[[int], None]) -> None:
@@ -84,16 +92,24 @@ class ImageWork:
 
 
 class Encoder:
-    """An autoencoder that encodes batches of images on the device of this process."""
+    """An autoencoder that encodes batches of images on the device of this process.
 
-    def __init__(self, how: ImagePass, autoencoder: DiffusersAutoencoder) -> None:
-        self.how, self.device = how, pick_device()
+    Args:
+        how: they are encoded.
+        autoencoder: that encodes.
+        represent: gives further features [B, L, D] of pixels; see `RepresentationPlace.load`.
+    """
+
+    def __init__(
+        self, how: ImagePass, autoencoder: DiffusersAutoencoder, represent: Represent | None = None
+    ) -> None:
+        self.how, self.device, self._represent = how, pick_device(), represent
         autoencoder.vae.to(self.device)  # pyright: ignore[reportArgumentType, reportCallIssue]
         self._autoencoder = autoencoder
 
     @torch.inference_mode()
-    def encode(self, images: Sequence[np.ndarray]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Mean and std [B, C, h, w] in bfloat16 of images uint8 [H, W, 3] of one size, on the device."""
+    def encode(self, images: Sequence[np.ndarray]) -> Encoded:
+        """What is stored of images uint8 [H, W, 3] of one size, on the device."""
         batch = torch.from_numpy(np.stack(images))
         if self.device.type == "cuda":
             batch = batch.pin_memory()
@@ -103,7 +119,8 @@ class Encoder:
         self._autoencoder.use_tiles(how.tile if tiled else None)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=how.precision == "bf16"):
             mean, std = self._autoencoder.encode(pixels)
-        return mean.bfloat16(), std.bfloat16()
+        found = None if self._represent is None else self._represent(pixels).bfloat16()
+        return mean.bfloat16(), std.bfloat16(), found
 
 
 @dataclass(frozen=True)
@@ -126,7 +143,7 @@ class _Lane:
     def __init__(self, encoder: Encoder, batch_size: int, pool: ThreadPoolExecutor) -> None:
         self._encoder, self._batch_size, self._pool = encoder, batch_size, pool
         self._waiting: list[np.ndarray] = []
-        self._encoded: list[Future[tuple[torch.Tensor, torch.Tensor, Moments]]] = []
+        self._encoded: list[Future[tuple[Encoded, Moments]]] = []
         self.rows: list[dict[str, Any]] = []
 
     def add(self, image: np.ndarray, row: dict[str, Any]) -> None:
@@ -139,7 +156,7 @@ class _Lane:
     def flush(self) -> None:
         """Encode what waits."""
         if self._waiting:
-            self._encoded.append(self._pool.submit(_brought, *self._encoder.encode(self._waiting)))
+            self._encoded.append(self._pool.submit(_brought, self._encoder.encode(self._waiting)))
             self._waiting = []
 
     def write(self, path: Path) -> dict[str, Any] | None:
@@ -148,10 +165,12 @@ class _Lane:
         found = [each.result() for each in self._encoded]
         if not found:
             return None
-        std = torch.cat([std for _, std, _ in found])
-        mean = torch.cat([mean for mean, _, _ in found])
+        means, stds, features = zip(*(encoded for encoded, _ in found), strict=True)
+        mean, std = torch.cat(means), torch.cat(stds)
         write_latent_shard(path, mean, std if bool(std.any()) else None, self.rows)
-        moments = together(moments for _, _, moments in found)
+        if features[0] is not None:
+            write_representation_shard(path.parent / FOLDER / path.name, torch.cat(features))
+        moments = together(moments for _, moments in found)
         return {"rows": len(self.rows), "moments": vars(moments)}
 
 
@@ -227,7 +246,8 @@ def _row(picture: _Picture, image: np.ndarray) -> dict[str, Any]:
     return row | {name: picture.meta[name] for name in _COPIED if name in picture.meta}
 
 
-def _brought(mean: torch.Tensor, std: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, Moments]:
-    """Latents on the CPU, and their moments."""
+def _brought(encoded: Encoded) -> tuple[Encoded, Moments]:
+    """Latents, with what is stored beside them, on the CPU; and their moments."""
+    mean, std, features = encoded
     mean, std = mean.cpu(), std.cpu()
-    return mean, std, Moments.of(mean, std)
+    return (mean, std, None if features is None else features.cpu()), Moments.of(mean, std)

@@ -1,4 +1,4 @@
-"""The chain that makes the shipped files: scenes, autoencoder, detector, student, export, measurement."""
+"""The chain that makes the shipped files: scenes, stand-ins, student, export, measurement."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,7 +34,8 @@ class NanoWeightsConfig:
         scenes: what student and autoencoder learn from.
         judged_scenes: what the detector learns from. It is a measuring instrument: it must know every
             combination, those of test prompts too, and see no errors.
-        autoencoder, detector, student: the three trainings; the student's text encoder learns with it.
+        autoencoder, language, detector, student: the four trainings. The text encoder, which learns to read
+            beside the autoencoder's files, is the student's.
         encode: of the scenes, by the new autoencoder.
         measured_prompts: test prompts on which autoencoder and detector are measured at the end.
     """
@@ -42,6 +43,7 @@ class NanoWeightsConfig:
     scenes: DistillConfig
     judged_scenes: DistillConfig
     autoencoder: TrainConfig
+    language: TrainConfig
     detector: TrainConfig
     encode: EncodeConfig
     student: TrainConfig
@@ -59,23 +61,26 @@ def nano_weights(config: NanoWeightsConfig, out: str | Path) -> Path:
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     journal = Journal(out / "journal.jsonl")
-    say("[1/6] the teacher draws scenes")
+    say("[1/7] the teacher draws scenes")
     with journal.stage("scenes"):
         distill(config.scenes, out / "scenes")
         distill(config.judged_scenes, out / "judged-scenes")
-    say("[2/6] the autoencoder learns")
+    say("[2/7] the autoencoder learns")
     with journal.stage("autoencoder"):
         autoencoder = train(config.autoencoder, out / "autoencoder", [out / "scenes"])
-    say("[3/6] the detector learns")
+    say("[3/7] the text encoder learns to read")
+    with journal.stage("language"):
+        start = train(config.language, out / "language", [], autoencoder.path)
+    say("[4/7] the detector learns")
     with journal.stage("detector"):
         detector = train(config.detector, out / "detector", [out / "judged-scenes"])
-    say("[4/6] the autoencoder encodes the scenes")
+    say("[5/7] the autoencoder encodes the scenes")
     with journal.stage("latents"):
-        encode(config.encode, out / "latents", [out / "scenes"], autoencoder.path)
-    say("[5/6] the student learns")
+        encode(config.encode, out / "latents", [out / "scenes"], start.path)
+    say("[6/7] the student learns")
     with journal.stage("student"):
-        student = train(config.student, out / "student", [out / "latents"], autoencoder.path)
-    say("[6/6] export and measurement")
+        student = train(config.student, out / "student", [out / "latents"], start.path)
+    say("[7/7] export and measurement")
     with journal.stage("export"):
         shipped = export_nano(student, detector, out / "weights")
         quality = measure_parts(shipped[0], shipped[1], config.measured_prompts)

@@ -15,15 +15,17 @@ from lightgen.data.latents import LatentShards
 from lightgen.data.order import Order
 from lightgen.data.pairs import Pair, score_of
 from lightgen.data.quarantine import Quarantine
+from lightgen.data.representation import Representation
 from lightgen.data.text_features import TextFeatures
 from lightgen.models.shape import TransformerConfig
 from lightgen.models.transformer import LightGenTransformer
 from lightgen.ports.autoencoder import DiffusersAutoencoder, load_autoencoder
 from lightgen.ports.text import T5TextEncoder
 from lightgen.stages.checkpoint import autoencoder_digest, pick_device, require_part
+from lightgen.stages.encode_representation import open_representation
 from lightgen.stages.encode_text import find_features
 from lightgen.stages.inputs import ImageInputs, open_images
-from lightgen.stages.sources import Draw, ImageSource, LatentSource, frozen
+from lightgen.stages.sources import Draw, ImageSource, LatentSource, Texts, frozen
 from lightgen.stages.tasks import PretrainTask
 from lightgen.training.feed import Source
 
@@ -79,9 +81,37 @@ class LatentData:
                     f"latents of shape {found}, allowed: {channels} channels, sides in multiples of {patch}"
                 )
 
-    def source(self, order: Order, bad: Quarantine, draw: Draw, seed: int) -> Source:
-        """Where training reads them."""
+    def representation(self, transformer: LightGenTransformer, dim: int) -> Representation:
+        """Features of the pictures, of this width and one for each token; see `open_representation`."""
+        return open_representation(self.artifact, self.latents, transformer.shape.patch_size, dim)
+
+    def source(
+        self, order: Order, bad: Quarantine, draw: Draw, seed: int, beside: Representation | None = None
+    ) -> Source:
+        """Where training reads them, with features of the pictures beside where these are given."""
+        if beside is not None:
+            return RepresentedSource(self.latents, order, bad, draw, seed, beside)
         return LatentSource(self.latents, order, bad, draw, seed)
+
+
+class RepresentedSource(LatentSource):
+    """Micro-batches of latents with `representation` [B, L, D] of their pictures; one unread, both are."""
+
+    def __init__(
+        self,
+        latents: LatentShards,
+        order: Order,
+        bad: Quarantine,
+        draw: Draw,
+        seed: int,
+        representation: Representation,
+    ) -> None:
+        super().__init__(latents, order, bad, draw, seed)
+        self._representation = representation
+
+    def _gather(self, ids: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor | None, Texts]:
+        mean, std, texts = super()._gather(ids)
+        return mean, std, {**texts, "representation": self._representation.gather(ids)}
 
 
 @dataclass(frozen=True)
@@ -129,8 +159,17 @@ class ImageData:
             allowed = f"multiples of {unit} px, {transformer.shape.latent_channels} channels"
             raise UserError(f"train: got {got}, allowed: {allowed}")
 
-    def source(self, order: Order, bad: Quarantine, draw: Draw, seed: int) -> Source:
+    def representation(self, transformer: LightGenTransformer, dim: int) -> Representation:
+        """Raises UserError: features are stored with latents."""
+        raise UserError(
+            "train: got images and task.repa, allowed: latents that were encoded with representation.stored"
+        )
+
+    def source(
+        self, order: Order, bad: Quarantine, draw: Draw, seed: int, beside: Representation | None = None
+    ) -> Source:
         """Where training reads them."""
+        assert beside is None
         return ImageSource(self.images, order, bad, draw, seed, self.autoencoder, self.size)
 
 

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -19,6 +20,7 @@ from lightgen.models.head import Head
 from lightgen.models.shape import TransformerConfig
 from lightgen.models.student import Student
 from lightgen.models.transformer import LightGenTransformer
+from lightgen.objectives.alignment import AlignedObjective, add_projection
 from lightgen.objectives.masked import MaskedObjective, draw_masking
 from lightgen.ports.nano.text import build_nano_text_encoder
 from lightgen.ports.text import T5TextEncoder, load_text_encoder
@@ -27,11 +29,12 @@ from lightgen.stages.checkpoint import load_transformer, pick_device, require_pa
 from lightgen.stages.encode_text import start_outline
 from lightgen.stages.lora import add_lora
 from lightgen.stages.sources import Draw, quarantine
-from lightgen.stages.student_data import open_data
+from lightgen.stages.student_data import ImageData, LatentData, open_data
 from lightgen.stages.student_save import StudentWriter
 from lightgen.stages.tasks import Job, PretrainTask, TrainConfig
 from lightgen.training.config import FitConfig
 from lightgen.training.fit import Training
+from lightgen.training.learning import Objective
 
 
 def pretrain_job(
@@ -41,23 +44,14 @@ def pretrain_job(
 
     Raises:
         UserError: inputs that are no images, or not latents of the start's autoencoder or of the wanted size;
-            or a start without a part.
+            or a start without a part; or, for `task.repa`, no features of the pictures.
     """
     task.objective.check()
     data = open_data(task, inputs, start)
     is_fixed = text_is_fixed(task)
     text = start_outline(start) if is_fixed else _text_encoder(task, start, config.fit)
-    if task.model is None:
-        transformer = load_transformer(require_part(start, "transformer").path / "transformer")
-    else:
-        transformer = new_transformer(task.model, data.channels, text, task.seed)
-    data.check(transformer)
-    if task.lora is not None:
-        if task.model is not None or task.train_text_encoder:
-            raise UserError("lora: got a new model or a text encoder to train, allowed: a start as it is")
-        add_lora(transformer, task.lora.rank, task.lora.alpha, task.lora.targets, task.seed)
-    if config.run.gradient_checkpointing:
-        transformer.enable_gradient_checkpointing()
+    transformer = _transformer(config, task, start, data, text)
+    beside = None if task.repa is None else data.representation(transformer, task.repa.dim)
     features = data.features(start, transformer.shape, text) if is_fixed else None
     if is_fixed and features is None:
         text = start_text_encoder(start, config.fit)
@@ -65,6 +59,8 @@ def pretrain_job(
         say("train: the text encoder is new or learns, so the text features of the latents are not used")
     order = order_of(data.groups, config.fit, config.fit.held_out)
     student = new_student(transformer, text, features, task.train_text_encoder)
+    if task.repa is not None:
+        add_projection(student, task.repa, task.seed)
     draw = Draw(
         lambda step, ids, length: {
             "masking": draw_masking(task.objective, step, ids, length, transformer.head)
@@ -87,8 +83,8 @@ def pretrain_job(
         bad = quarantine(folder, order, config.run.max_bad_share)
         return Training(
             learner=student,
-            objective=MaskedObjective(task.objective),  # pyright: ignore[reportArgumentType]
-            source=data.source(order, bad, draw, config.fit.seed),
+            objective=_objective(task, student),
+            source=data.source(order, bad, draw, config.fit.seed, beside),
             layers=layers_of(transformer),
             held_out=order.held_out,
             flops_per_sample=lambda: flops_per_image(task, transformer.shape, data.grid(transformer)),
@@ -105,6 +101,30 @@ def pretrain_job(
     )
 
 
+def _transformer(
+    config: TrainConfig,
+    task: PretrainTask,
+    start: Artifact,
+    data: LatentData | ImageData,
+    text: T5TextEncoder,
+) -> LightGenTransformer:
+    """That of the start or a new one, which can take the data, with what is to learn."""
+    if task.model is None:
+        transformer = load_transformer(require_part(start, "transformer").path / "transformer")
+    else:
+        transformer = new_transformer(task.model, data.channels, text, task.seed)
+    data.check(transformer)
+    if task.repa is not None:
+        task.repa.check(transformer.shape.decoder_layers)
+    if task.lora is not None:
+        if task.model is not None or task.train_text_encoder:
+            raise UserError("lora: got a new model or a text encoder to train, allowed: a start as it is")
+        add_lora(transformer, task.lora.rank, task.lora.alpha, task.lora.targets, task.seed)
+    if config.run.gradient_checkpointing:
+        transformer.enable_gradient_checkpointing()
+    return transformer
+
+
 def new_student(
     transformer: LightGenTransformer,
     text: T5TextEncoder,
@@ -114,6 +134,13 @@ def new_student(
     """Student on the device of this process; where all features are known, without its text encoder."""
     encoder = nn.Identity() if features is not None else text.encoder
     return Student(transformer, encoder, train_text_encoder).to(pick_device())
+
+
+def _objective(task: PretrainTask, student: Student) -> Objective:
+    found: Any = MaskedObjective(task.objective)
+    if task.repa is not None:
+        found = AlignedObjective(task.repa, task.objective, student)
+    return found
 
 
 def layers_of(transformer: LightGenTransformer) -> list[tuple[nn.Module, tuple[str, ...]]]:

@@ -11,8 +11,10 @@ from torch import nn
 from lightgen.core.artifact import Artifact
 from lightgen.data.pairs import How, check_pairing
 from lightgen.models.shape import TransformerConfig
+from lightgen.objectives.alignment import RepaConfig
 from lightgen.objectives.detection import DetectionConfig
 from lightgen.objectives.dpo import DPOConfig
+from lightgen.objectives.language import LanguageConfig
 from lightgen.objectives.masked import MaskedConfig
 from lightgen.objectives.reconstruction import ReconstructionConfig
 from lightgen.ports.nano.world import CLASSES, COLORS
@@ -38,6 +40,9 @@ class PretrainTask:
         min_score: only latents that score so much or more; None takes all, scored or not. Those of the
             student's own pictures that are right make this rejection-sampling fine-tuning (RAFT,
             arXiv 2304.06767).
+        repa: the trunk learns beside to say what a frozen model sees, from latents that were encoded with
+            `representation.stored`; None = it does not. What it says it with learns too, is saved for a
+            resume and is not in the checkpoint.
         seed: of new weights.
     """
 
@@ -48,6 +53,7 @@ class PretrainTask:
     train_text_encoder: bool = False
     lora: LoraConfig | None = None
     min_score: float | None = None
+    repa: RepaConfig | None = None
     seed: int = 0
 
 
@@ -113,7 +119,24 @@ class DetectorTask:
     seed: int = 0
 
 
-Task = PretrainTask | DPOTask | AutoencoderTask | DetectorTask
+@dataclass(frozen=True, kw_only=True)
+class LanguageTask:
+    """The language objective on captions that are drawn: a new nano text encoder, and no inputs.
+
+    With a start its words begin as those of the start's text encoder, whose features are kept, and the
+    checkpoint holds the start's transformer and autoencoder too. Held-out captions are test prompts.
+
+    Attributes:
+        caption_seed: of the captions.
+        seed: of new weights.
+    """
+
+    objective: LanguageConfig = field(default_factory=LanguageConfig)
+    caption_seed: int = 0
+    seed: int = 0
+
+
+Task = PretrainTask | DPOTask | AutoencoderTask | DetectorTask | LanguageTask
 
 
 @dataclass(frozen=True, kw_only=True)

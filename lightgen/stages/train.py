@@ -15,17 +15,32 @@ from lightgen.core.errors import UserError
 from lightgen.core.progress import say
 from lightgen.core.ranks import answers_expected, from_first, join_ranks, num_ranks, rank
 from lightgen.stages.checkpoint import NANO, open_checkpoint, pick_device
+from lightgen.stages.language_job import language_job
 from lightgen.stages.picture_jobs import autoencoder_job, detector_job
 from lightgen.stages.preference_job import dpo_job
 from lightgen.stages.snapshots import Snapshots
 from lightgen.stages.student_jobs import pretrain_job
-from lightgen.stages.tasks import AutoencoderTask, DetectorTask, DPOTask, Job, PretrainTask, TrainConfig
+from lightgen.stages.tasks import (
+    AutoencoderTask,
+    DetectorTask,
+    DPOTask,
+    Job,
+    LanguageTask,
+    PretrainTask,
+    TrainConfig,
+)
 from lightgen.training.fit import STATES, fit
 from lightgen.training.state import State, newest_step, open_state
 
 STATE = "train_state"
 _SAVED = f"{STATE}/saved.json"
-_KINDS = {PretrainTask: "pretrain", DPOTask: "dpo", AutoencoderTask: "autoencoder", DetectorTask: "detector"}
+_KINDS = {
+    PretrainTask: "pretrain",
+    DPOTask: "dpo",
+    AutoencoderTask: "autoencoder",
+    DetectorTask: "detector",
+    LanguageTask: "language",
+}
 
 
 def train(
@@ -44,7 +59,7 @@ def train(
     Args:
         config: the task, the loop's numbers, and how these machines run it.
         out: where the artifact will be.
-        inputs: one artifact of latents, or images.
+        inputs: one artifact of latents, or images; none where captions are drawn.
         start: checkpoint to begin from; unnamed, it is `nano` where the task needs one.
         reference: checkpoint that preferences compare the student with; unnamed, it is the start.
 
@@ -108,6 +123,8 @@ def prepare(
         job = autoencoder_job(config, task, inputs, checkpoint)
     elif isinstance(task, DetectorTask):
         job = detector_job(config, task, inputs, checkpoint)
+    elif isinstance(task, LanguageTask):
+        job = language_job(config, task, inputs, checkpoint)
     else:
         assert checkpoint is not None
         if isinstance(task, PretrainTask):

@@ -7,6 +7,8 @@ from lightgen.core.errors import UserError
 from lightgen.ports.nano.text import MAX_LENGTH, build_nano_text_encoder
 from lightgen.ports.text import T5TextEncoder, load_text_encoder, outline_text_encoder
 
+# What each head prefers to read at first, as places from the word that reads; None = all on that side.
+PREFERRED = ([-1], [1], [-2], [2], None, None, [-3], [3])
 TEXTS = ["a dog", "a photo of two cats left of a red car", ""]
 
 
@@ -20,6 +22,24 @@ def folder(tmp_path):
 
 def parts(folder):
     return folder / "text_encoder", folder / "tokenizer"
+
+
+def test_each_head_begins_with_the_places_that_it_prefers():
+    attention = build_nano_text_encoder(0).encoder.get_submodule("encoder.block.0.layer.0.SelfAttention")
+    bias = attention.compute_bias(9, 9)[0]  # [heads, reading, read]
+    for head, places in enumerate(PREFERRED):
+        sides = {4: range(-4, 0), 5: range(1, 5)}
+        wanted = {4 + place for place in (places or sides[head])}
+        assert {i for i, value in enumerate(bias[head, 4].tolist()) if value > 1.5} == wanted, head
+
+
+def test_an_untrained_encoder_tells_swapped_words_apart():
+    features, mask = build_nano_text_encoder(0).encode(
+        ["a red dog and a blue car", "a blue dog and a red car"]
+    )
+    assert mask.all()
+    one, other = features[:, 2]  # of the dog
+    assert (one - other).norm() > 0.3 * one.norm()
 
 
 def test_the_outline_has_shape_and_tokenizer_and_no_weights(folder):

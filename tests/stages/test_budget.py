@@ -3,6 +3,7 @@
 from dataclasses import asdict, replace
 from functools import cache
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -74,6 +75,26 @@ def test_mean_mask_share_is_that_of_the_law(config):
     shares = 1 - abs(numpy_draws(0, "test-shares").normal(0.0, config.mask_spread, 200_000))
     assert mean_mask_share(config) == pytest.approx(shares[shares >= config.mask_min].mean(), abs=1e-3)
     assert mean_mask_share(MaskedConfig(mask_spread=0.0)) == 1
+
+
+@pytest.mark.parametrize("least", [0.0, 0.7])
+def test_mean_mask_share_is_that_of_the_other_laws(least):
+    uniform = numpy_draws(0, "test-shares").random(200_000)
+    for law, shares in (("uniform", uniform), ("cosine", np.cos(np.pi / 2 * uniform))):
+        config = MaskedConfig(mask_law=law, mask_min=least)
+        assert mean_mask_share(config) == pytest.approx(shares[shares >= least].mean(), abs=2e-3)
+
+
+def test_tokens_that_skip_blocks_cost_less():
+    shape = replace(TINY, decoder_layers=6)
+    full, three, four = (flops(shape=replace(shape, decoder_layers=n)) for n in (6, 3, 4))
+    none = replace(TASK, objective=replace(TASK.objective, route_share=0.0, route=(1, 4)))
+    half = replace(TASK, objective=replace(none.objective, route_share=0.5))
+    assert flops(none, shape) == full
+    # three blocks of whose tokens, but for the text, half are gone
+    length, words = GRID[0] * GRID[1], TINY.text_length
+    saved = (full - flops(half, shape)) / (four - three) / 3
+    assert saved == pytest.approx(0.5 * length / (length + words), rel=0.15)
 
 
 def test_a_backward_pass_is_two_forward_passes_and_checkpointing_less_than_one_more():

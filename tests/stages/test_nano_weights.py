@@ -3,10 +3,10 @@ from dataclasses import replace
 
 from lightgen.core.artifact import open_artifact
 from lightgen.models.shape import TransformerConfig
-from lightgen.stages.checkpoint import autoencoder_digest
+from lightgen.stages.checkpoint import autoencoder_digest, part_digest
 from lightgen.stages.encode import EncodeConfig
 from lightgen.stages.nano_weights import NanoWeightsConfig, nano_weights
-from lightgen.stages.tasks import AutoencoderTask, DetectorTask, PretrainTask, TrainConfig
+from lightgen.stages.tasks import AutoencoderTask, DetectorTask, LanguageTask, PretrainTask, TrainConfig
 from lightgen.training.config import FitConfig
 from tests.stages.toy import toy_distill
 
@@ -21,11 +21,10 @@ def test_the_chain_ends_in_files_to_ship(tmp_path):
         scenes=toy_distill(4),
         judged_scenes=replace(toy_distill(4), seed=5),
         autoencoder=TrainConfig(task=AutoencoderTask(), fit=FIT),
+        language=TrainConfig(task=LanguageTask(), fit=FIT),
         detector=TrainConfig(task=DetectorTask(), fit=FIT),
         encode=EncodeConfig(),
-        student=TrainConfig(
-            task=PretrainTask(model=SMALL, text_encoder="new", train_text_encoder=True), fit=FIT
-        ),
+        student=TrainConfig(task=PretrainTask(model=SMALL), fit=FIT),
         measured_prompts=6,
     )
     weights = nano_weights(config, tmp_path / "out")
@@ -33,6 +32,11 @@ def test_the_chain_ends_in_files_to_ship(tmp_path):
     shipped = open_artifact(weights / "nano", "checkpoint")
     latents = open_artifact(tmp_path / "out" / "latents", "latents")
     assert latents.manifest["autoencoder"] == autoencoder_digest(shipped), "encoded by what is shipped"
+    reader, student = (
+        open_artifact(tmp_path / "out" / "language"),
+        open_artifact(tmp_path / "out" / "student"),
+    )
+    assert part_digest(student, "text_encoder") == part_digest(reader, "text_encoder"), "it stayed frozen"
     quality = json.loads((tmp_path / "out" / "quality.json").read_text())
     assert set(quality) == {"psnr_db", "right_renders", "round_trips", "wrong_renders"}
     assert 0 < quality["psnr_db"] < 40

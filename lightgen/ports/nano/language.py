@@ -4,7 +4,6 @@ import difflib
 import re
 from dataclasses import replace
 from functools import lru_cache
-from itertools import product
 from typing import Literal
 
 import numpy as np
@@ -12,7 +11,8 @@ import numpy as np
 from lightgen.core.draws import numpy_draws, permuted
 from lightgen.core.errors import UserError
 from lightgen.core.prompt import TAGS, Prompt, Requirement
-from lightgen.ports.nano.split import Combination, held_out, is_held_out, scene_combinations
+from lightgen.ports.nano.scenes import ALL_WORDS, Words, draw_scene, pick, test_scenes
+from lightgen.ports.nano.split import Combination, is_held_out, scene_combinations
 from lightgen.ports.nano.words import (
     ALIAS_PLURALS,
     ALIASES,
@@ -37,9 +37,7 @@ from lightgen.ports.nano.world import (
     MAX_OBJECTS,
     NUMBERS,
     PLURALS,
-    RELATIONS,
     STYLES,
-    UNCOLORED,
     Scene,
     SceneObject,
 )
@@ -56,6 +54,8 @@ _KINDS = {
     "color_attr": 0.14,
     "rich": 0.08,
 }
+# Scenes of one training prompt, of which some hold what belongs to the tests.
+_MOST_TRIES = 1_000
 # Shares of training captions that name a background, and a style.
 _SCENERY_SHARE = 0.12
 _STYLE_SHARE = 0.06
@@ -89,19 +89,15 @@ def describe(scene: Scene, random: np.random.Generator) -> str:
     if len(scene.objects) == 1:
         words = name_group(scene.objects[0])
     else:
-        joint = _pick(TOGETHER if scene.relation is None else RELATION_PHRASES[scene.relation], random)
+        joint = pick(TOGETHER if scene.relation is None else RELATION_PHRASES[scene.relation], random)
         words = f"{name_group(scene.objects[0])} {joint} {name_group(scene.objects[1])}"
-    opening = _pick(OPENINGS[scene.style], random)
+    opening = pick(OPENINGS[scene.style], random)
     if opening == "there":
         opening = "there is" if scene.objects[0].count == 1 else "there are"
         if scene.total == 1:
             words = f"{NUMBERS[1]} {words.split(' ', 1)[1]}"
-    scenery = "" if scene.background is None else _pick(SCENERY[scene.background], random)
+    scenery = "" if scene.background is None else pick(SCENERY[scene.background], random)
     return " ".join(part for part in (opening, words, scenery, ENDINGS[scene.style]) if part)
-
-
-def _pick(choices: tuple[str, ...], random: np.random.Generator) -> str:
-    return choices[int(random.integers(len(choices)))]
 
 
 @lru_cache(maxsize=1)
@@ -226,12 +222,18 @@ def combinations(thing: Scene | Prompt) -> frozenset[Combination]:
     return scene_combinations(parse(thing.prompt) if isinstance(thing, Prompt) else thing)
 
 
-def draw_prompt(seed: int, index: int, split: Literal["train", "test"]) -> Prompt:
-    """The prompt at `index` of a split; test prompts cycle through the six tasks, plainly worded."""
+def draw_prompt(seed: int, index: int, split: Literal["train", "test"], words: Words = ALL_WORDS) -> Prompt:
+    """The prompt at `index` of a split; test prompts cycle through the six tasks, plainly worded.
+
+    Raises:
+        UserError: the words make no prompt of the split.
+    """
     if split == "train":
-        return _draw_training_prompt(numpy_draws(seed, "train prompt", index))
+        return _draw_training_prompt(numpy_draws(seed, "train prompt", index), words)
     tag = TAGS[index % len(TAGS)]
-    scenes = _test_scenes(tag)
+    scenes = test_scenes(tag, words)
+    if not scenes:
+        raise UserError(f"nano prompts: got words without a test prompt of {tag}, allowed: more words")
     epoch, position = divmod(index // len(TAGS), len(scenes))
     scene = scenes[permuted(seed, f"test prompt/{tag}", epoch, [position], len(scenes))[0]]
     return prompt_of(scene, describe_plainly(scene), tag)
@@ -248,73 +250,16 @@ def prompt_of(scene: Scene, text: str, tag: str | None) -> Prompt:
     return Prompt(prompt=text, tag=tag, include=tuple(include), exclude=tuple(exclude))
 
 
-def _draw_training_prompt(random: np.random.Generator) -> Prompt:
+def _draw_training_prompt(random: np.random.Generator, words: Words) -> Prompt:
     shares = np.cumsum(list(_KINDS.values()))
     kind = list(_KINDS)[int(np.searchsorted(shares, random.random() * shares[-1], side="right"))]
-    while True:
-        scene = _draw_scene(kind, random)
+    for _ in range(_MOST_TRIES):
+        scene = draw_scene(kind, random, words)
         if not any(is_held_out(combination) for combination in scene_combinations(scene)):
             break
-    background = _pick(BACKGROUNDS, random) if random.random() < _SCENERY_SHARE else None
-    style = _pick(STYLES[1:], random) if random.random() < _STYLE_SHARE else "flat"
+    else:
+        raise UserError(f"nano prompts: got words without a training prompt of {kind}, allowed: more words")
+    background = pick(BACKGROUNDS, random) if random.random() < _SCENERY_SHARE else None
+    style = pick(STYLES[1:], random) if random.random() < _STYLE_SHARE else "flat"
     scene = Scene(objects=scene.objects, relation=scene.relation, background=background, style=style)
     return prompt_of(scene, describe(scene, random), None if kind == "rich" else kind)
-
-
-def _draw_scene(kind: str, random: np.random.Generator) -> Scene:
-    """Scene of one of the six tasks, or a rich one: counts, colours and relations together."""
-    colored = kind in ("colors", "color_attr")
-    classes = [name for name in CLASSES if not (colored and name in UNCOLORED)]
-    pair = kind in ("two_object", "position", "color_attr") or (kind == "rich" and random.random() < 0.75)
-    names = [classes[i] for i in random.choice(len(classes), 2 if pair else 1, replace=False)]
-    colors: list[str | None] = [None, None]
-    counts = [1, 1]
-    if colored:
-        colors = [tuple(COLORS)[i] for i in random.choice(len(COLORS), 2, replace=False)]
-    if kind == "counting":
-        counts[0] = int(random.integers(2, MAX_COUNT + 1))
-    relation = kind == "position"
-    if kind == "rich":
-        colors = [_pick(tuple(COLORS), random) if random.random() < 0.6 else None for _ in range(2)]
-        relation = pair and random.random() < 0.6
-        if not relation:
-            counts[0] = int(random.integers(1, MAX_COUNT + (not pair)))
-            counts[1] = int(random.integers(1, MAX_COUNT + 1 - counts[0])) if pair else 1
-    objects = tuple(
-        SceneObject(name=name, count=count, color=None if name in UNCOLORED else color)
-        for name, count, color in zip(names, counts, colors, strict=False)
-    )
-    return Scene(objects=objects, relation=_pick(RELATIONS, random) if relation else None)
-
-
-@lru_cache(maxsize=8)
-def _test_scenes(tag: str) -> tuple[Scene, ...]:
-    """All scenes of a task whose combinations are all held out, in a fixed order."""
-    if tag == "single_object":
-        return tuple(Scene(objects=(SceneObject(name=name),)) for name in CLASSES)
-    if tag == "counting":
-        held = sorted(held_out("count"))
-        return tuple(Scene(objects=(SceneObject(name=name, count=int(count)),)) for _, name, count in held)
-    if tag == "colors":
-        held = sorted(held_out("color"))
-        return tuple(Scene(objects=(SceneObject(name=name, color=color),)) for _, color, name in held)
-    if tag == "two_object":
-        pairs = sorted(held_out("pair"))
-        ordered = [order for _, one, other in pairs for order in ((one, other), (other, one))]
-        return tuple(Scene(objects=(SceneObject(name=a), SceneObject(name=b))) for a, b in ordered)
-    if tag == "position":
-        return tuple(
-            Scene(objects=(SceneObject(name=a), SceneObject(name=b)), relation=relation)
-            for _, one, canonical, other in sorted(held_out("relation"))
-            for a, relation, b in ((one, canonical, other), (other, OPPOSITE[canonical], one))
-        )
-    assert tag == "color_attr", tag
-    colors: dict[str, list[str]] = {}
-    for _, color, name in sorted(held_out("color")):
-        colors.setdefault(name, []).append(color)
-    return tuple(
-        Scene(objects=(SceneObject(name=a, color=first), SceneObject(name=b, color=second)))
-        for _, a, b in sorted(held_out("pair"))
-        for first, second in product(colors.get(a, ()), colors.get(b, ()))
-        if first != second
-    )
