@@ -10,8 +10,8 @@ import pytest
 from lightgen.recipes import find
 
 ROOT = Path(__file__).parents[1]
-DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
-STAGES = ("caption", "distill", "curate", "encode", "train", "rank", "align", "evaluate")
+DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+STAGES = ("caption", "distill", "curate", "encode", "train", "rank", "align", "evaluate", "study")
 COMMANDS = {
     *STAGES,
     "quickstart",

@@ -26,6 +26,7 @@ _COMMANDS = {
     "rank": "images get scores",
     "align": "rounds of drawing, ranking and training by preferences become a better checkpoint",
     "evaluate": "checkpoints or images become a report",
+    "study": "ways to train or to draw are compared at equal cost, in one report",
     "serve": "answer requests for pictures, and show a page to draw on",
     "compare": "say whether the runs of several reports differ",
     "inspect": "say what an artifact holds, and show it on a page",

@@ -1,8 +1,10 @@
 """The commands that run a stage: `lightgen STAGE RECIPE --in DIR --out DIR [--dotted.key value]`."""
 
 import argparse
+import shlex
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from lightgen import recipes
@@ -20,7 +22,7 @@ _INPUTS = {
     "curate": "images: artifacts, folders of tars, of parquet files, or of pictures with texts",
     "distill": "prompts: files of JSON lines, or artifacts; without any, the recipe's own",
     "encode": "images: artifacts, folders of tars, of parquet files, or of pictures with texts",
-    "train": "latents (pretrain, dpo), or images (autoencoder, detector)",
+    "train": "latents (pretrain, dpo), or images (autoencoder, detector); none for language",
     "rank": "images of the same prompts; several directories for `source`",
     "align": "prompts: files of JSON lines, or artifacts; without any, the recipe's own",
     "evaluate": "checkpoints, `nano`, or images",
@@ -31,6 +33,7 @@ _STARTS = {
     "encode": "checkpoint whose autoencoder encodes (default: nano)",
     "train": "checkpoint to begin from (default: nano where the task needs one)",
     "align": "checkpoint to begin from (default: nano)",
+    "study": "checkpoint with the autoencoder, and the student where arms go on with it (default: nano)",
 }
 
 
@@ -52,13 +55,13 @@ def run_stage(stage: str, arguments: Sequence[str]) -> int:
         raise UserError(f"lightgen {stage}: unknown recipe {name!r}{hint}")
     parser = _parser(stage, prog, known[name])
     if {"-h", "--help"} & set(arguments):
-        sys.stdout.write(parser.format_help() + "\n" + option_help(prog, recipes.find(stage, name)))
+        sys.stdout.write(parser.format_help() + "\n" + option_help(prog, _shown(recipes.find(stage, name))))
         return 0
     found, rest = parser.parse_known_args(list(arguments[1:]))
     if found.out is None:
         raise UserError(f"{prog}: got no --out, allowed: a new directory, or that of an interrupted run")
     config = override(prog, recipes.find(stage, name), _known_first(prog, parser, rest))
-    made = _run(stage, config, found)
+    made = _run(stage, config, found, shlex.join(["lightgen", stage, *arguments]))
     from lightgen.core.ranks import leave_ranks, rank
 
     if rank() == 0:
@@ -76,9 +79,10 @@ def _known_first(prog: str, parser: Parser, rest: list[str]) -> list[str]:
 
 def _parser(stage: str, prog: str, doc: str) -> Parser:
     parser = Parser(prog, doc, "Every number of the recipe is an option too:")
-    parser.add_argument(
-        "--in", dest="inputs", nargs="+", action="extend", default=[], metavar="DIR", help=_INPUTS[stage]
-    )
+    if stage in _INPUTS:
+        parser.add_argument(
+            "--in", dest="inputs", nargs="+", action="extend", default=[], metavar="DIR", help=_INPUTS[stage]
+        )
     parser.add_argument(
         "--out", metavar="DIR", help="where the artifact will be; an interrupted run continues"
     )
@@ -131,7 +135,8 @@ def _engine(found: argparse.Namespace) -> "EngineConfig":
 def _overview(stage: str, known: dict[str, str]) -> str:
     width = max(map(len, known))
     lines = [f"  {name:<{width}}  {doc.splitlines()[0]}" for name, doc in known.items()]
-    usage = f"usage: lightgen {stage} RECIPE --in DIR [DIR...] --out DIR [--dotted.key value]"
+    inputs = "--in DIR [DIR...] " if stage in _INPUTS else ""
+    usage = f"usage: lightgen {stage} RECIPE {inputs}--out DIR [--dotted.key value]"
     return (
         f"{usage}\n\nrecipes:\n"
         + "\n".join(lines)
@@ -139,7 +144,12 @@ def _overview(stage: str, known: dict[str, str]) -> str:
     )
 
 
-def _run(stage: str, config: Any, found: argparse.Namespace) -> Artifact | str:  # noqa: ANN401
+def _shown(config: Any) -> Any:  # noqa: ANN401  (any config)
+    """The config whose options help lists: of a study, without the thousands of its arms."""
+    return replace(config, arms=(), claims=()) if "arms" in vars(config) else config
+
+
+def _run(stage: str, config: Any, found: argparse.Namespace, command: str) -> Artifact | str:  # noqa: ANN401
     """What the stage made: an artifact, or the path of a folder."""
     from lightgen.stages.checkpoint import NANO, quiet_libraries
 
@@ -152,6 +162,10 @@ def _run(stage: str, config: Any, found: argparse.Namespace) -> Artifact | str: 
 
         rest = (found.out, found.inputs, found.start or NANO, found.detector)
         return sweep(config, *rest) if isinstance(config, SweepConfig) else align(config, *rest)
+    if stage == "study":
+        from lightgen.stages.study import study
+
+        return study(replace(config, start=found.start or config.start), found.out, command)
     from lightgen.stages.nano_weights import NanoWeightsConfig, nano_weights
     from lightgen.stages.train import train
 

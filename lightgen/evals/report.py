@@ -13,6 +13,7 @@ from lightgen.evals.bars import Bar, bar_chart, timeline
 from lightgen.evals.lines import line_plot
 from lightgen.evals.page import STYLE, cell_number
 from lightgen.evals.scatter import scatter_plot
+from lightgen.evals.whiskers import Whisker, whisker_plot
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 # Browsers load nothing for this page, even if a text in it asked them to.
@@ -120,6 +121,27 @@ class Report:
             smooth: points in the running mean drawn over the faint raw line of long series; 1 draws none.
         """
         self._add(_chart(line_plot(series, x_label, y_label, log=log, smooth=smooth), caption))
+
+    def whiskers(
+        self,
+        series: Mapping[str, Sequence[Whisker]],
+        x_label: str,
+        y_label: str,
+        caption: str,
+        log_x: bool = False,
+        ticks: Mapping[float, str] | None = None,
+    ) -> None:
+        """Add a plot of values with intervals.
+
+        Args:
+            series: points (x, value, low, high) of each line, by name.
+            x_label: name of the x axis.
+            y_label: name of the y axis.
+            caption: what the plot says.
+            log_x: whether the x axis is logarithmic.
+            ticks: words at places of the x axis; None = round numbers.
+        """
+        self._add(_chart(whisker_plot(series, x_label, y_label, log_x=log_x, ticks=ticks), caption))
 
     def scatter(self, groups: Mapping[str, Points], caption: str) -> None:
         """Add a cloud of points (x, y) of each group, by name; the caption says what is near what."""

@@ -17,6 +17,7 @@ STAGES = (
     "rank",
     "align",
     "evaluate",
+    "study",
     "generate",
     "inpaint",
     "quickstart",
@@ -51,8 +52,9 @@ def describe(stage: str) -> dict[str, str]:
 
 
 def _functions(stage: str) -> dict[str, dict[str, str]]:
-    """Docstring of each public function, by module: that of its recipes for nano, and the stage's."""
-    specs = [importlib.util.find_spec(f"lightgen.recipes.{name}") for name in (f"{stage}_nano", stage)]
+    """Docstring of each public function, by module: that of its recipes of a kind, and the stage's."""
+    modules = (f"{stage}_nano", f"{stage}_next", f"{stage}_design", stage)
+    specs = [importlib.util.find_spec(f"lightgen.recipes.{name}") for name in modules]
     found = {}
     for spec in filter(None, specs):
         assert isinstance(spec.loader, importlib.abc.InspectLoader), stage

@@ -22,6 +22,7 @@ def test_there_are_the_recipes_that_the_documents_name():
         ("encode", "paper"),
         ("train", "nano-autoencoder"),
         ("train", "nano-detector"),
+        ("train", "nano-language"),
         ("train", "pretrain-nano"),
         ("train", "finetune-nano"),
         ("train", "dpo-nano"),

@@ -1,0 +1,140 @@
+"""Recipe of study: the design of model and training, one switch at a time."""
+
+from dataclasses import replace
+from typing import Any
+
+from lightgen.recipes.small_world import RUN, TEST, from_nothing, learned, world
+from lightgen.stages.study_config import Arm, Claim, StudyConfig
+from lightgen.stages.tasks import PretrainTask, TrainConfig
+
+BASELINE = "as shipped"
+# Stages of the released order with as many parameters as the baseline.
+_LATE = {"fusion": "late", "encoder_layers": 3, "decoder_layers": 4, "cross_layers": 3}
+_INTERLEAVED = {"fusion": "interleaved", "encoder_layers": 4, "decoder_layers": 3, "cross_layers": 3}
+# What differs from the shipped shape, by name of the arm; each group is a series of the figure.
+SHAPES: dict[str, dict[str, dict[str, Any]]] = {
+    "fusion": {
+        "late fusion": _LATE,
+        "late fusion, residual as released": {**_LATE, "cross_residual": "normed"},
+        "interleaved fusion": _INTERLEAVED,
+        "padding of text seen": {"text_masked": False},
+    },
+    "text": {
+        "text in order": {"text_positions": "rotary"},
+        "4 registers": {"registers": 4},
+    },
+    "head": {
+        "additive conditioning": {"head_conditioning": "additive"},
+        "head of width 128": {"head_width": 128},
+        "head of width 512": {"head_width": 512},
+        "ddpm head": {"prediction": "ddpm"},
+        "x-prediction": {"prediction": "flow_x"},
+    },
+    "layers": {
+        "learned positions": {"positions": "learned"},
+        "plain layers": {"layers": "plain"},
+    },
+}
+MASKINGS: dict[str, dict[str, dict[str, Any]]] = {
+    "masks": {
+        "at least .7 hidden": {"mask_min": 0.7},
+        "spread of masks .5": {"mask_spread": 0.5},
+        "cosine law of masks": {"mask_law": "cosine"},
+        "half the tokens on a route": {"route_share": 0.5, "route": (1, 5)},
+        "no text dropped": {"text_drop": 0.0},
+        "text dropped .2": {"text_drop": 0.2},
+        "1 draw a token": {"draws_per_token": 1},
+        "one time an image": {"per_image_time": True},
+    },
+}
+FITS: dict[str, dict[str, dict[str, Any]]] = {
+    "training": {
+        "average .99": {"ema_decay": 0.99},
+        "average .998": {"ema_decay": 0.998},
+    },
+}
+OPTIMIZERS: dict[str, dict[str, dict[str, Any]]] = {
+    "training": {
+        "AdamW, rate 1e-3": {"name": "adamw", "lr": 1e-3},
+        "AdamW, rate 2e-3": {"name": "adamw", "lr": 2e-3},
+    },
+}
+
+
+def design() -> StudyConfig:
+    """Which switches of model and training make a better student of the same cost?
+
+    The shape and training of the shipped student from nothing, in 40 TFLOP (200 steps of 32), and one switch
+    at a time from there; `--tflop` gives more. Losses compare arms of one head and one law of masks alone.
+    Source: arXiv 2503.08619 as released for the switched values. Hardware: two cores. Time: 4 minutes of a
+    core an arm, 80 minutes a seed; the paper's scores need far more.
+    """
+    base = from_nothing()
+    named = [(BASELINE, "", base), *_shapes(base), *_rest(base)]
+    return StudyConfig(
+        title="Design",
+        question="At equal training compute, which switches of model and training make a better student?",
+        arms=tuple(_arm(place, *each) for place, each in enumerate(named)),
+        claims=(
+            Claim(
+                text="Muon learns faster than AdamW",
+                source="arXiv 2502.16982",
+                first="AdamW, rate 1e-3",
+                second=BASELINE,
+                expected="lower",
+                task="loss",
+            ),
+            Claim(
+                text="several draws of noise for each token help",
+                source="arXiv 2406.11838, section 3",
+                first="1 draw a token",
+                second=BASELINE,
+                expected="lower",
+                task="loss",
+            ),
+        ),
+        tflop=40.0,
+        test=TEST,
+        x_label="switch",
+    )
+
+
+def _arm(place: int, name: str, series: str, train: TrainConfig) -> Arm:
+    return learned(name, world(2_048), replace(train, run=RUN), place, series)
+
+
+def _shapes(base: TrainConfig) -> list[tuple[str, str, TrainConfig]]:
+    """(Name, series, training) of every switch of the shape."""
+    task = _task(base)
+    assert task.model is not None
+    return [
+        (name, series, replace(base, task=replace(task, model=replace(task.model, **changes))))
+        for series, group in SHAPES.items()
+        for name, changes in group.items()
+    ]
+
+
+def _rest(base: TrainConfig) -> list[tuple[str, str, TrainConfig]]:
+    """(Name, series, training) of every switch of the objective, the loop and the optimizer."""
+    task, fit = _task(base), base.fit
+    masked = {
+        (name, series): replace(base, task=replace(task, objective=replace(task.objective, **changes)))
+        for series, group in MASKINGS.items()
+        for name, changes in group.items()
+    }
+    fitted = {
+        (name, series): replace(base, fit=replace(fit, **changes))
+        for series, group in FITS.items()
+        for name, changes in group.items()
+    }
+    optimized = {
+        (name, series): replace(base, fit=replace(fit, optimizer=replace(fit.optimizer, **changes)))
+        for series, group in OPTIMIZERS.items()
+        for name, changes in group.items()
+    }
+    return [(*names, train) for names, train in {**masked, **fitted, **optimized}.items()]
+
+
+def _task(config: TrainConfig) -> PretrainTask:
+    assert isinstance(config.task, PretrainTask)
+    return config.task
