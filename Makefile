@@ -10,7 +10,7 @@ STAMP := $(VENV)/set-up
 FONT := fonts-noto-color-emoji
 FIND_FONT := $(BIN)/python -c "from lightgen.ports.nano.font import find_font; find_font()"
 
-.PHONY: help setup font quickstart test test-slow check nano-weights clean
+.PHONY: help setup font quickstart test test-slow check api nano-weights clean
 .DEFAULT_GOAL := help
 
 help: ## say what there is to make
@@ -60,6 +60,9 @@ check: setup ## look for faults without running: ruff, format, types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
+
+api: setup ## write docs/api.md, the API reference, from the docstrings
+	$(BIN)/python docs/build_api.py
 
 nano-weights: setup ## train the shipped nano weights anew (hours); runs/nano-weights
 	$(BIN)/lightgen train nano-weights --out runs/nano-weights $(ARGS)
