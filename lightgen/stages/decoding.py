@@ -16,7 +16,8 @@ from lightgen.sampling.decode import DecodeConfig
 from lightgen.sampling.presets import PRESETS, preset
 from lightgen.sampling.solver import Solver
 
-SOLVERS = {"ddpm": get_args(Solver), "flow": tuple(each for each in get_args(Solver) if each != "ancestral")}
+_OF_A_FLOW = tuple(each for each in get_args(Solver) if each != "ancestral")
+SOLVERS = {"ddpm": get_args(Solver), "flow": _OF_A_FLOW, "flow_x": _OF_A_FLOW}
 MAX_SIDE_PX = 4096
 _WHOLE = {
     "num_iterations": (1, 4096),

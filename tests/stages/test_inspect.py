@@ -60,7 +60,7 @@ def test_images_are_told_in_words(toy: Toy) -> None:
     assert facts["counts"] == "images 12, prompts 12" and facts["sizes"] == "64x64 12"
     assert facts["formats"] == "png 12" and facts["looked at"] == "12 of 12 records, the pictures of 12"
     assert facts["generators"].endswith(" 12") and int(facts["objects"].partition(":")[0]) > 1
-    assert '"height": 64' in facts["config"] and "torch" in facts["versions"] and "unusual" not in facts
+    assert '"num": 12' in facts["config"] and "torch" in facts["versions"] and "unusual" not in facts
 
 
 def test_latents_checkpoints_and_reports_are_told(toy: Toy, tmp_path: Path) -> None:

