@@ -1,0 +1,195 @@
+"""The student of `nano_words.py`: a transformer that learns to use the order of words."""
+
+import dataclasses
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from nano_words_text import LENGTH, WIDTH, Note
+from safetensors.torch import load_file
+from torch import nn
+from torch.nn import functional
+from transformers import PreTrainedTokenizerBase
+
+from lightgen.core.draws import draw_key
+from lightgen.models.student import Student
+from lightgen.objectives.language import NOT_ASKED
+from lightgen.objectives.masked import MaskedConfig, MaskedObjective, draw_masking
+from lightgen.ports.nano.reading import KINDS, read
+from lightgen.ports.nano.world import CLASSES
+from lightgen.ports.text import tokenize
+from lightgen.recipes.train_nano import pretrain_nano
+from lightgen.stages.language_job import label_words
+from lightgen.training.config import RunConfig
+from lightgen.training.learning import Learning
+from lightgen.training.schedule import ScheduleConfig
+
+GRID = 8  # tokens of a side
+BINDING = ("position", "color_attr")
+BLOCK = 3  # of the decoder, before which class and colour are read
+SEEN = {"class": len(CLASSES) + 1, "color": len(KINDS["color"])}  # the last class is the background
+
+
+@dataclasses.dataclass(frozen=True)
+class Phase:
+    """A phase of the student's training.
+
+    Attributes:
+        steps, decay: how many, and over how many of the last the rate falls.
+        focus: share of captions of places or of two colours.
+        names_only: share of texts of which the names of objects alone are seen.
+        spread: of the share of hidden tokens.
+        read_weight: of the cross-entropy of class and colour.
+        muon_lr: rate of the blocks' matrices; 1e-3 for all else.
+    """
+
+    steps: int
+    decay: int
+    focus: float
+    names_only: float
+    spread: float
+    read_weight: float
+    ema_decay: float
+    seed: int
+    muon_lr: float = 2e-3
+
+
+PHASES = (
+    Phase(200, 1, 1.0, 0.3, 0.1, 0.3, 0.99, 11),
+    Phase(400, 250, 0.65, 0.2, 0.12, 0.2, 0.985, 12),
+    # nearly finished pictures again, which the law of masks of the phases before hardly shows
+    Phase(150, 120, 0.45, 0.1, 0.25, 0.1, 0.98, 12, 1.5e-3),
+)
+
+
+def new_readouts() -> nn.ModuleList:
+    """Linear readouts of SEEN, in its order."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(draw_key(0, "readout-weights"))
+        return nn.ModuleList([nn.Linear(WIDTH, number) for number in SEEN.values()])
+
+
+class Scenes:
+    """All scenes in memory, as batches for the student."""
+
+    def __init__(self, out: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+        files = [load_file(out / f"scenes-{part}.safetensors") for part in (0, 1)]
+        said = [json.loads((out / f"scenes-{part}.json").read_text()) for part in (0, 1)]
+        captions = [caption for each in said for caption in each["captions"]]
+        self.tags = [tag for each in said for tag in each["tags"]]
+        self._latents = torch.cat([each["latents"] for each in files])
+        self._labels = torch.cat([each["labels"] for each in files]).long()
+        self._ids, self._mask = tokenize(tokenizer, captions, LENGTH, LENGTH)
+        found = [read(caption) for caption in captions]
+        names = label_words([objects or () for objects in found], LENGTH)[0]["class"] != NOT_ASKED
+        unread = torch.tensor([objects is None for objects in found])
+        self._names = torch.where(unread[:, None], self._mask, names)
+
+    @torch.no_grad()
+    def load(self, rows: np.ndarray, hidden: torch.Tensor, student: Student) -> dict[str, Any]:
+        """Batch of `MaskedObjective` without a masking; of texts `hidden`, bool [B], only names are seen."""
+        mask, ids = self._mask[rows], self._ids[rows]
+        length = int(mask.sum(1).max())
+        output: Any = student.text_encoder(input_ids=ids[:, :length], attention_mask=mask[:, :length])
+        return {
+            "latents": self._latents[rows].float(),
+            "labels": self._labels[rows],
+            "text_features": output.last_hidden_state,
+            "text_mask": torch.where(hidden[:, None], self._names[rows], mask)[:, :length],
+            "ids": rows.tolist(),
+        }
+
+
+class BindingObjective:
+    """The masked objective, with cross-entropies of what is read of hidden tokens before a decoder block."""
+
+    def __init__(self, config: MaskedConfig, student: Student, weight: float) -> None:
+        self._masked, self._weight, self._state = MaskedObjective(config), weight, torch.empty(0)
+        block = student.transformer.get_submodule(f"decoder_blocks.{BLOCK}")
+        # called once it no longer reads
+        self.stop = block.register_forward_pre_hook(self._keep).remove
+
+    def _keep(self, _: nn.Module, given: tuple[torch.Tensor, ...]) -> None:
+        self._state = given[0]
+
+    def __call__(
+        self, learner: nn.Module, batch: Mapping[str, Any], step: int
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """Loss, and its terms; `batch` also has `labels` int [B, 2, L]."""
+        loss, _ = self._masked(learner, batch, step)  # pyright: ignore[reportArgumentType]
+        masking, shown = batch["masking"], {"masked": loss.detach()}
+        # images whose text is dropped say nothing of what hides in them
+        hidden, kept = masking.noise.shape[2], masking.kept
+        state = functional.layer_norm(self._state[:, : GRID**2], (WIDTH,))[kept][:, :hidden]
+        readouts = learner.get_submodule("readouts")
+        for place, (kind, readout) in enumerate(zip(SEEN, readouts.children(), strict=True)):
+            wanted = torch.gather(batch["labels"][:, place], 1, masking.order)[kept][:, :hidden]
+            shown[kind] = functional.cross_entropy(readout(state).flatten(0, 1), wanted.flatten())
+        loss = loss + self._weight * (shown["class"] + shown["color"])
+        return loss, {name: value.detach() for name, value in shown.items()}
+
+
+def train_phase(
+    student: Student, scenes: Scenes, phase: Phase, size: int, held_out: int, note: Note
+) -> dict[str, torch.Tensor]:
+    """Averaged weights after a phase, the readouts' too.
+
+    Args:
+        student: to train in place, with its readouts.
+        scenes: to learn from.
+        phase: how.
+        size: scenes of a batch.
+        held_out: of the last scenes, how many are not learned from.
+        note: of the loss and its terms.
+    """
+    recipe, config = pretrain_nano(), MaskedConfig(mask_spread=phase.spread)
+    fit = dataclasses.replace(
+        recipe.fit,
+        optimizer=dataclasses.replace(recipe.fit.optimizer, lr=1e-3, muon_lr=phase.muon_lr),
+        num_steps=phase.steps,
+        global_batch_size=size,
+        precision="fp32",
+        ema_decay=phase.ema_decay,
+        schedule=ScheduleConfig(kind="wsd", warmup_steps=20, decay_steps=phase.decay),
+    )
+    objective = BindingObjective(config, student, phase.read_weight)
+    learning = Learning(fit, RunConfig(), student, objective)
+    random = np.random.default_rng(phase.seed)
+    chosen = draw_rows(scenes.tags[:-held_out], phase.focus, size, random)
+    for step in range(phase.steps):
+        rows = next(chosen)
+        hidden = torch.from_numpy(random.random(size) < phase.names_only)
+        batch = scenes.load(rows, hidden, student)
+        batch["masking"] = draw_masking(config, step, rows.tolist(), GRID**2, student.transformer.head)
+        outcome = learning.step([(batch, size)], step, size)
+        note(step, {name: total / count for name, (total, count) in outcome.sums.items() if count})
+    objective.stop()
+    return learning.ema.tensors
+
+
+def draw_rows(
+    tags: list[str | None], focus: float, batch: int, random: np.random.Generator
+) -> Iterator[np.ndarray]:
+    """Rows int [B] of scenes, a share `focus` of them of BINDING; none again before all have been."""
+    binding, others = (
+        [i for i, tag in enumerate(tags) if (tag in BINDING) == is_in] for is_in in (True, False)
+    )
+    if focus == 1.0:
+        left: list[int] = []
+        while True:
+            if len(left) < batch:
+                left = random.permutation(binding).tolist()
+            yield np.array([left.pop() for _ in range(batch)])
+    count = round(batch * focus)
+    first, second = shuffled(binding, random), shuffled(others, random)
+    while True:
+        yield np.array([next(first) for _ in range(count)] + [next(second) for _ in range(batch - count)])
+
+
+def shuffled(rows: list[int], random: np.random.Generator) -> Iterator[int]:
+    """The rows in a new order again and again."""
+    while True:
+        yield from random.permutation(rows).tolist()
