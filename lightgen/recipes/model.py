@@ -37,12 +37,12 @@ def paper() -> TransformerConfig:
 
 
 def next() -> TransformerConfig:  # noqa: A001  (what comes after `paper`)
-    """What measurements on nano put in the place of the released choices: 684M parameters.
+    """The shipped nano's choices at about the paper's size: 684M parameters.
 
     Text in the sequence of encoder and decoder, rotary positions, normalised queries and keys, gated MLPs, no
-    dropout, hidden padding, and a flow head of 47M in place of a ddpm head of 104M. The table that justifies
-    each: docs/study.md.
-    Source: measurements on nano. Hardware: 2.7 GB of weights in fp32. Expected: not trained at this size.
+    dropout, hidden padding, and a flow head of 47M in place of a ddpm head of 104M. What each rests on, which
+    is little so far: docs/study.md.
+    Source: trials on nano. Hardware: 2.7 GB of weights in fp32. Expected: not trained at this size.
     """
     return replace(
         paper(),

@@ -1,4 +1,4 @@
-"""Recipes of train for the design that measurements on nano favour, at the paper's size."""
+"""Recipes of train for the shipped nano's design, at the paper's size."""
 
 from dataclasses import replace
 
@@ -16,7 +16,7 @@ def pretrain_next_256() -> TrainConfig:
     Muon on the matrices of blocks, a rate that falls to 0 over the last 40 % of the run, no cut of the mask
     law: as the shipped nano was trained. Rates and steps are carried over from nano and were not tuned at
     this size.
-    Source: measurements on nano (docs/study.md). Hardware: 8 GPUs of 80 GB. Time: `lightgen doctor
+    Source: trials on nano (docs/study.md). Hardware: 8 GPUs of 80 GB. Time: `lightgen doctor
     pretrain-next-256` counts; not run here. Expected: nothing known at this size.
     """
     config = pretrain_256()
