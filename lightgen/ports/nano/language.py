@@ -138,6 +138,14 @@ def _match(words: list[str], start: int) -> tuple[str, bool, int] | None:
     return None
 
 
+def match_name(words: list[str], start: int) -> tuple[str, bool, int] | None:
+    """The object named at `start`: class, whether it is a plural, and the index after its name; or None."""
+    # The fruit and the colour share their word: before another object's name it is the colour.
+    if words[start] == "orange" and _match(words, start + 1) is not None:
+        return None
+    return _match(words, start)
+
+
 def _modifiers(words: list[str], start: int, plural: bool, begin: int) -> tuple[int, str | None]:
     """Count and colour that the words before an object's name give it."""
     count, color = 2 if plural else 1, None
@@ -166,9 +174,8 @@ def parse(text: str) -> Scene:
     spans: list[tuple[int, int]] = []
     i = 0
     while i < len(words):
-        found = _match(words, i)
-        # The fruit and the colour share their word: before another object's name it is the colour.
-        if found is None or (words[i] == "orange" and _match(words, i + 1) is not None):
+        found = match_name(words, i)
+        if found is None:
             i += 1
             continue
         name, plural, end = found

@@ -3,7 +3,7 @@
 import re
 from dataclasses import dataclass
 
-from lightgen.ports.nano.language import _match, parse
+from lightgen.ports.nano.language import match_name, parse
 from lightgen.ports.nano.words import OPPOSITE
 from lightgen.ports.nano.world import CLASSES, COLORS, NUMBERS, RELATIONS, Scene
 
@@ -52,9 +52,8 @@ def _names(words: list[str]) -> list[tuple[str, int, int]]:
     """(Class, first word, word after the last) of each name, by the parser's rules."""
     found, i = [], 0
     while i < len(words):
-        match = _match(words, i)
-        # as in the parser: before another object's name `orange` is a colour
-        if match is None or (words[i] == "orange" and _match(words, i + 1) is not None):
+        match = match_name(words, i)
+        if match is None:
             i += 1
             continue
         found.append((match[0], i, match[2]))
