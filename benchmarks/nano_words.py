@@ -17,7 +17,7 @@ that run; without it they stay near those of `--start`, which are what its trans
 .venv/bin/python benchmarks/nano_words.py all --start START --out runs/trial --small   # about a minute
 
 `text`, `scenes`, `student` and `checkpoint` do one part each; what is there already is not made again.
-Scenes are made in two parts, which two processes may draw at once: `scenes --part 0` and `scenes --part 1`.
+Scenes are made in four parts, which processes may draw at once: `scenes --part 0` and so on.
 """
 
 import argparse
@@ -30,7 +30,20 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from nano_words_student import GRID, PHASES, Scenes, new_readouts, train_phase
+from nano_words_student import (
+    PARTS,
+    PATCH,
+    PHASES,
+    THINGS_BEGIN,
+    WIDE,
+    WIDE_BEGINS,
+    Phase,
+    Scenes,
+    begin_things,
+    new_readouts,
+    scenes_path,
+    train_phase,
+)
 from nano_words_text import learn_codes, learn_to_read
 from safetensors.torch import load_file, save_file
 from transformers import T5EncoderModel
@@ -46,10 +59,18 @@ from lightgen.ports.nano.reading import KINDS, NOTHING
 from lightgen.ports.nano.text import build_nano_text_encoder
 from lightgen.ports.nano.world import CLASSES
 from lightgen.ports.text import load_text_encoder
-from lightgen.stages.checkpoint import Parts, copy_part, forget_origin, load_parts, open_checkpoint
+from lightgen.stages.checkpoint import (
+    Parts,
+    copy_part,
+    forget_origin,
+    load_parts,
+    load_transformer,
+    open_checkpoint,
+)
 from lightgen.stages.student_save import StudentWriter
 
-SIDE, SEED = 128, 4242  # pixels; of the captions
+SEED = 4242  # of the captions
+STEPS = {128: 1.0, 256: 0.5}  # distance of neighbouring tokens
 CHUNK, PART_STEP = 64, 10_000_000  # scenes drawn at once; captions between the parts' first ones
 # As in gpu_weights.py: the teacher errs now and then.
 TEACHER = EmojiTeacherConfig(
@@ -94,13 +115,14 @@ def main() -> None:
         "text": make_text,
         "scenes": make_scenes,
         "student": train_student,
-        "checkpoint": lambda arguments, _, __: say(str(assemble(arguments.out).path)),
+        "checkpoint": lambda arguments, _, __: say(str(assemble(arguments.out, arguments.side).path)),
     }
     parser.add_argument("what", choices=(*parts, "all"))
     parser.add_argument("--start", required=True, help="checkpoint of the student that cannot read")
     parser.add_argument("--out", type=Path, default=Path("runs/words"))
     parser.add_argument("--old-text", type=Path, help="run of gpu_weights.py whose text encoder is kept near")
-    parser.add_argument("--part", type=int, choices=(0, 1), help="of the scenes; both unless named")
+    parser.add_argument("--part", type=int, choices=range(max(PARTS.values())), help="of the scenes")
+    parser.add_argument("--side", type=int, choices=tuple(PARTS), default=128, help="pixels")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--small", action="store_true", help="a trial of everything")
     arguments = parser.parse_args()
@@ -108,9 +130,11 @@ def main() -> None:
     arguments.out.mkdir(parents=True, exist_ok=True)
     start, size = open_checkpoint(arguments.start), SMALL if arguments.small else Size()
     settle(arguments, start)
-    for what in parts if arguments.what == "all" else (arguments.what,):
-        say(what)
-        parts[what](arguments, size, start)
+    for side in PARTS if arguments.what == "all" else (arguments.side,):
+        arguments.side = side
+        for what in parts if arguments.what == "all" else (arguments.what,):
+            say(f"{what}, {side} px")
+            parts[what](arguments, size, start)
 
 
 def settle(arguments: argparse.Namespace, start: Artifact) -> None:
@@ -158,15 +182,16 @@ def old_encoder(start: Artifact, run: Path | None) -> T5EncoderModel:
 
 
 def make_scenes(arguments: argparse.Namespace, size: Size, start: Artifact) -> None:
-    """`scenes-0`, `scenes-1`: latents fp16 and labels int16 [N, 2, 64] in one file, captions in another."""
+    """Parts of scenes: latents fp16 and labels int16 [N, 2, L] in one file, captions in another."""
     teacher, autoencoder = EmojiTeacher(TEACHER), load_autoencoder(start.path / "vae")
-    for part in (0, 1) if arguments.part is None else (arguments.part,):
-        path = arguments.out / f"scenes-{part}.safetensors"
+    side = arguments.side
+    for part in range(PARTS[side]) if arguments.part is None else (arguments.part,):
+        path, wanted = scenes_path(arguments.out, side, part), size.scenes * 128 // side
         if path.is_file():
             continue
         latents, labels, said, taken = [], [], [], np.random.default_rng(part)
         number = part * PART_STEP
-        while len(said) < size.scenes:
+        while len(said) < wanted:
             chosen: list[tuple[str, str | None]] = []
             while len(chosen) < CHUNK:
                 prompt = draw_prompt(SEED, number, "train")
@@ -174,11 +199,11 @@ def make_scenes(arguments: argparse.Namespace, size: Size, start: Artifact) -> N
                 if taken.random() < TAKEN[prompt.tag]:
                     chosen.append((prompt.prompt, prompt.tag))
             seeds = [draw_key(part, "s", number * CHUNK + place) >> 31 for place in range(CHUNK)]
-            drawn = [teacher.draw(c, seed, SIDE, SIDE) for (c, _), seed in zip(chosen, seeds, strict=True)]
+            drawn = [teacher.draw(c, seed, side, side) for (c, _), seed in zip(chosen, seeds, strict=True)]
             pixels = torch.from_numpy(np.stack([each.image for each in drawn])).permute(0, 3, 1, 2)
             with torch.inference_mode():
                 latents.append(autoencoder.encode(pixels.float().div(127.5).sub(1))[0].half())
-            labels += [covering(each) for each in drawn]
+            labels += [covering(each, side // PATCH) for each in drawn]
             said += chosen
             if len(said) % (16 * CHUNK) == 0:
                 say(f"part {part}: {len(said)} scenes")
@@ -187,11 +212,11 @@ def make_scenes(arguments: argparse.Namespace, size: Size, start: Artifact) -> N
         save_weights(path, {"latents": torch.cat(latents), "labels": torch.from_numpy(np.stack(labels))})
 
 
-def covering(drawn: Rendered) -> np.ndarray:
-    """Class and colour, int16 [2, 64] as of SEEN, of the last object whose box holds each token's centre."""
-    labels = np.zeros((2, GRID, GRID), np.int16)
+def covering(drawn: Rendered, grid: int) -> np.ndarray:
+    """Class and colour, int16 [2, L] as of SEEN, of the last object whose box holds each token's centre."""
+    labels = np.zeros((2, grid, grid), np.int16)
     labels[0] = len(CLASSES)
-    centres = (np.arange(GRID) + 0.5) * (SIDE // GRID)
+    centres = (np.arange(grid) + 0.5) * PATCH
     for each in drawn.objects:
         left, top, right, bottom = each["box"]
         rows, columns = (centres >= top) & (centres < bottom), (centres >= left) & (centres < right)
@@ -201,37 +226,49 @@ def covering(drawn: Rendered) -> np.ndarray:
 
 
 def train_student(arguments: argparse.Namespace, size: Size, start: Artifact) -> None:
-    """`student-1` and so on: averaged weights after each phase, with the readouts."""
-    out = arguments.out
+    """`student-1` and so on, `student-256`: averaged weights after each phase, with the readouts."""
+    out, side = arguments.out, arguments.side
     parts = load_parts(open_checkpoint(out / "coded").path)
-    student = Student(parts.transformer, parts.text_encoder, False)
+    transformer = load_transformer(out / "coded" / "transformer", STEPS[side])
+    student = Student(transformer, parts.text_encoder, False)
     student.add_module("readouts", new_readouts())
-    scenes = Scenes(out, parts.tokenizer)
-    for number, phase in enumerate(PHASES, start=1):
-        path = out / f"student-{number}.safetensors"
+    scenes = Scenes(out, side, parts.tokenizer)
+
+    def learn(name: str, phase: Phase, batch: int) -> None:
+        path = out / f"{name}.safetensors"
         if not path.is_file():
             cut = dataclasses.replace(
                 phase, steps=phase.steps // size.cut, decay=max(1, phase.decay // size.cut)
             )
-            averaged = train_phase(
-                student, scenes, cut, size.batch, size.held_out, Log(out, f"student-{number}")
-            )
-            save_weights(path, averaged)
+            save_weights(path, train_phase(student, scenes, cut, batch, size.held_out, Log(out, name)))
         student.load_state_dict(load_file(path), strict=False)
 
+    if side == 128:
+        for number, phase in enumerate(PHASES, start=1):
+            learn(f"student-{number}", phase, size.batch)
+            if number == THINGS_BEGIN:
+                begin_things(student.get_submodule("readouts"))
+    else:
+        student.load_state_dict(load_file(out / f"student-{WIDE_BEGINS}.safetensors"), strict=False)
+        learn(f"student-{side}", WIDE, size.batch // 2)
 
-def assemble(out: Path) -> Artifact:
-    """Checkpoint artifact of the student after the last phase."""
+
+def assemble(out: Path, side: int) -> Artifact:
+    """Checkpoint artifact of the student of a size after its last phase."""
     coded = open_checkpoint(out / "coded")
-    settings = {"part": "student", "phases": [dataclasses.asdict(phase) for phase in PHASES]}
-    made = begin_artifact(out / "checkpoint", "checkpoint", {"stage": "nano-words", **settings}, [coded])
+    phases, name, path = PHASES, f"student-{len(PHASES)}", out / "checkpoint"
+    if side != 128:
+        phases, name, path = (*PHASES[:WIDE_BEGINS], WIDE), f"student-{side}", out / f"checkpoint-{side}"
+    settings = {"part": "student", "side": side, "phases": [dataclasses.asdict(phase) for phase in phases]}
+    made = begin_artifact(path, "checkpoint", {"stage": "nano-words", **settings}, [coded])
     if isinstance(made, Artifact):
         return made
     with made as workspace:
         parts: Parts = load_parts(coded.path)
-        shape = dataclasses.asdict(parts.transformer.shape)
-        writer = StudentWriter(coded, shape, parts.text)
-        writer.write(workspace.path, load_file(out / f"student-{len(PHASES)}.safetensors"))
+        cells = parts.transformer.shape.sample_size * side // 128
+        shape = dataclasses.replace(parts.transformer.shape, sample_size=cells, position_step=STEPS[side])
+        writer = StudentWriter(coded, dataclasses.asdict(shape), parts.text)
+        writer.write(workspace.path, load_file(out / f"{name}.safetensors"))
         return workspace.commit({})
 
 

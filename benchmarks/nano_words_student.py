@@ -27,10 +27,13 @@ from lightgen.training.config import RunConfig
 from lightgen.training.learning import Learning
 from lightgen.training.schedule import ScheduleConfig
 
-GRID = 8  # tokens of a side
+PATCH = 16  # pixels of a token's side
+PARTS = {128: 4, 256: 1}  # files of scenes by pixels of a side
 BINDING = ("position", "color_attr")
-BLOCK = 3  # of the decoder, before which class and colour are read
-SEEN = {"class": len(CLASSES) + 1, "color": len(KINDS["color"])}  # the last class is the background
+BLOCK = 3  # of the decoder, before which it is read what hides in a token
+# What is read. The last class is the background; `thing` is class and colour as one, the last the background.
+SEEN = {"class": len(CLASSES) + 1, "color": len(KINDS["color"])}
+SEEN["thing"] = len(CLASSES) * SEEN["color"] + 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,9 +43,12 @@ class Phase:
     Attributes:
         steps, decay: how many, and over how many of the last the rate falls.
         focus: share of captions of places or of two colours.
+        counting: share of captions of counts; None leaves it to chance among the others.
         names_only: share of texts of which the names of objects alone are seen.
         spread: of the share of hidden tokens.
-        read_weight: of the cross-entropy of class and colour.
+        read_weight: of the cross-entropies of what is read.
+        reads: of SEEN, what is read. Class and colour each by itself say nothing of which colour is whose, as
+            long as it is open what lies where; `thing` does.
         muon_lr: rate of the blocks' matrices; 1e-3 for all else.
     """
 
@@ -55,6 +61,8 @@ class Phase:
     ema_decay: float
     seed: int
     muon_lr: float = 2e-3
+    counting: float | None = None
+    reads: tuple[str, ...] = ("class", "color")
 
 
 PHASES = (
@@ -62,26 +70,51 @@ PHASES = (
     Phase(400, 250, 0.65, 0.2, 0.12, 0.2, 0.985, 12),
     # nearly finished pictures again, which the law of masks of the phases before hardly shows
     Phase(150, 120, 0.45, 0.1, 0.25, 0.1, 0.98, 12, 1.5e-3),
+    # counts, of which the phases before showed few, and which colour is whose
+    Phase(350, 1, 0.5, 0.1, 0.15, 0.15, 0.985, 13, 2e-3, 0.25, ("thing",)),
+    Phase(450, 350, 0.4, 0.1, 0.25, 0.1, 0.99, 14, 2e-3, 0.3, ("thing",)),
 )
+THINGS_BEGIN = 3  # after so many phases, things are read
+# At 256 px, in batches of half as many; it begins where so many phases have ended.
+WIDE, WIDE_BEGINS = Phase(450, 350, 0.45, 0.1, 0.25, 0.1, 0.99, 15, 2e-3, 0.25, ("thing",)), 4
 
 
-def new_readouts() -> nn.ModuleList:
-    """Linear readouts of SEEN, in its order."""
+def new_readouts() -> nn.ModuleDict:
+    """Linear readouts of SEEN."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(draw_key(0, "readout-weights"))
-        return nn.ModuleList([nn.Linear(WIDTH, number) for number in SEEN.values()])
+        return nn.ModuleDict({kind: nn.Linear(WIDTH, number) for kind, number in SEEN.items()})
+
+
+@torch.no_grad()
+def begin_things(readouts: nn.Module) -> None:
+    """Let the readout of things begin as those of class and colour say together."""
+    kinds = [readouts.get_submodule(kind) for kind in ("class", "color", "thing")]
+    for name in ("weight", "bias"):
+        objects, color, thing = (each.get_parameter(name) for each in kinds)
+        both = objects[:-1, None] + color
+        thing.copy_(torch.cat([both.flatten(0, 1), objects[-1:] + color[:1]]))
+
+
+def scenes_path(out: Path, side: int, part: int) -> Path:
+    """File of a part of the scenes; their captions lie beside it."""
+    return out / f"scenes-{part if side == 128 else f'{side}-{part}'}.safetensors"
 
 
 class Scenes:
-    """All scenes in memory, as batches for the student."""
+    """All scenes of a size in memory, as batches for the student."""
 
-    def __init__(self, out: Path, tokenizer: PreTrainedTokenizerBase) -> None:
-        files = [load_file(out / f"scenes-{part}.safetensors") for part in (0, 1)]
-        said = [json.loads((out / f"scenes-{part}.json").read_text()) for part in (0, 1)]
+    def __init__(self, out: Path, side: int, tokenizer: PreTrainedTokenizerBase) -> None:
+        paths = [scenes_path(out, side, part) for part in range(PARTS[side])]
+        files = [load_file(path) for path in paths]
+        said = [json.loads(path.with_suffix(".json").read_text()) for path in paths]
+        self.num_tokens = (side // PATCH) ** 2
         captions = [caption for each in said for caption in each["captions"]]
         self.tags = [tag for each in said for tag in each["tags"]]
         self._latents = torch.cat([each["latents"] for each in files])
-        self._labels = torch.cat([each["labels"] for each in files]).long()
+        objects, color = torch.cat([each["labels"] for each in files]).long().unbind(1)
+        thing = (objects * SEEN["color"] + color).clamp(max=SEEN["thing"] - 1)
+        self._labels = {"class": objects, "color": color, "thing": thing}
         self._ids, self._mask = tokenize(tokenizer, captions, LENGTH, LENGTH)
         found = [read(caption) for caption in captions]
         names = label_words([objects or () for objects in found], LENGTH)[0]["class"] != NOT_ASKED
@@ -96,7 +129,7 @@ class Scenes:
         output: Any = student.text_encoder(input_ids=ids[:, :length], attention_mask=mask[:, :length])
         return {
             "latents": self._latents[rows].float(),
-            "labels": self._labels[rows],
+            "labels": {kind: labels[rows] for kind, labels in self._labels.items()},
             "text_features": output.last_hidden_state,
             "text_mask": torch.where(hidden[:, None], self._names[rows], mask)[:, :length],
             "ids": rows.tolist(),
@@ -106,8 +139,9 @@ class Scenes:
 class BindingObjective:
     """The masked objective, with cross-entropies of what is read of hidden tokens before a decoder block."""
 
-    def __init__(self, config: MaskedConfig, student: Student, weight: float) -> None:
-        self._masked, self._weight, self._state = MaskedObjective(config), weight, torch.empty(0)
+    def __init__(self, config: MaskedConfig, student: Student, weight: float, reads: tuple[str, ...]) -> None:
+        self._masked, self._weight, self._reads = MaskedObjective(config), weight, reads
+        self._state = torch.empty(0)
         block = student.transformer.get_submodule(f"decoder_blocks.{BLOCK}")
         # called once it no longer reads
         self.stop = block.register_forward_pre_hook(self._keep).remove
@@ -118,17 +152,17 @@ class BindingObjective:
     def __call__(
         self, learner: nn.Module, batch: Mapping[str, Any], step: int
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """Loss, and its terms; `batch` also has `labels` int [B, 2, L]."""
+        """Loss, and its terms; `batch` also has `labels`, int [B, L] by kind."""
         loss, _ = self._masked(learner, batch, step)  # pyright: ignore[reportArgumentType]
         masking, shown = batch["masking"], {"masked": loss.detach()}
         # images whose text is dropped say nothing of what hides in them
         hidden, kept = masking.noise.shape[2], masking.kept
-        state = functional.layer_norm(self._state[:, : GRID**2], (WIDTH,))[kept][:, :hidden]
-        readouts = learner.get_submodule("readouts")
-        for place, (kind, readout) in enumerate(zip(SEEN, readouts.children(), strict=True)):
-            wanted = torch.gather(batch["labels"][:, place], 1, masking.order)[kept][:, :hidden]
+        state = functional.layer_norm(self._state[:, : masking.order.shape[1]], (WIDTH,))[kept][:, :hidden]
+        for kind in self._reads:
+            readout = learner.get_submodule(f"readouts.{kind}")
+            wanted = torch.gather(batch["labels"][kind], 1, masking.order)[kept][:, :hidden]
             shown[kind] = functional.cross_entropy(readout(state).flatten(0, 1), wanted.flatten())
-        loss = loss + self._weight * (shown["class"] + shown["color"])
+            loss = loss + self._weight * shown[kind]
         return loss, {name: value.detach() for name, value in shown.items()}
 
 
@@ -155,15 +189,17 @@ def train_phase(
         ema_decay=phase.ema_decay,
         schedule=ScheduleConfig(kind="wsd", warmup_steps=20, decay_steps=phase.decay),
     )
-    objective = BindingObjective(config, student, phase.read_weight)
+    objective = BindingObjective(config, student, phase.read_weight, phase.reads)
     learning = Learning(fit, RunConfig(), student, objective)
     random = np.random.default_rng(phase.seed)
-    chosen = draw_rows(scenes.tags[:-held_out], phase.focus, size, random)
+    chosen = draw_rows(scenes.tags[:-held_out], phase, size, random)
     for step in range(phase.steps):
         rows = next(chosen)
         hidden = torch.from_numpy(random.random(size) < phase.names_only)
         batch = scenes.load(rows, hidden, student)
-        batch["masking"] = draw_masking(config, step, rows.tolist(), GRID**2, student.transformer.head)
+        batch["masking"] = draw_masking(
+            config, step, rows.tolist(), scenes.num_tokens, student.transformer.head
+        )
         outcome = learning.step([(batch, size)], step, size)
         note(step, {name: total / count for name, (total, count) in outcome.sums.items() if count})
     objective.stop()
@@ -171,22 +207,25 @@ def train_phase(
 
 
 def draw_rows(
-    tags: list[str | None], focus: float, batch: int, random: np.random.Generator
+    tags: list[str | None], phase: Phase, batch: int, random: np.random.Generator
 ) -> Iterator[np.ndarray]:
-    """Rows int [B] of scenes, a share `focus` of them of BINDING; none again before all have been."""
-    binding, others = (
-        [i for i, tag in enumerate(tags) if (tag in BINDING) == is_in] for is_in in (True, False)
-    )
-    if focus == 1.0:
-        left: list[int] = []
-        while True:
-            if len(left) < batch:
-                left = random.permutation(binding).tolist()
-            yield np.array([left.pop() for _ in range(batch)])
-    count = round(batch * focus)
-    first, second = shuffled(binding, random), shuffled(others, random)
+    """Rows int [B] of scenes in the shares of a phase; none again before all of its kind have been."""
+    if phase.counting is None:
+        shares, kinds = [phase.focus], [BINDING]
+    else:
+        shares, kinds = [phase.focus, phase.counting], [BINDING, ("counting",)]
+    rows = [[i for i, tag in enumerate(tags) if tag in kind] for kind in kinds]
+    rows.append([i for i, tag in enumerate(tags) if not any(tag in kind for kind in kinds)])
+    counts = [round(batch * share) for share in shares]
+    streams = [shuffled(each, random) for each in rows]
     while True:
-        yield np.array([next(first) for _ in range(count)] + [next(second) for _ in range(batch - count)])
+        yield np.array(
+            [
+                next(stream)
+                for stream, count in zip(streams, [*counts, batch - sum(counts)], strict=True)
+                for _ in range(count)
+            ]
+        )
 
 
 def shuffled(rows: list[int], random: np.random.Generator) -> Iterator[int]:

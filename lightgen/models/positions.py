@@ -8,9 +8,14 @@ from torch.nn import functional
 Rotation = tuple[torch.Tensor, torch.Tensor]
 
 
-def axial_angles(height: int, width: int, channels: int, base: float = 100.0) -> torch.Tensor:
-    """Angles [height * width, channels], row-major: half of the channels turn with y, half with x."""
-    frequency = _frequencies(channels // 2, base)
+def axial_angles(
+    height: int, width: int, channels: int, step: float = 1.0, base: float = 100.0
+) -> torch.Tensor:
+    """Angles [height * width, channels], row-major: half of the channels turn with y, half with x.
+
+    `step` is the distance of neighbouring tokens, `base` the ratio of the first frequency to the last.
+    """
+    frequency = _frequencies(channels // 2, base) * step
     y = torch.arange(height, dtype=torch.float32)[:, None, None] * frequency
     x = torch.arange(width, dtype=torch.float32)[None, :, None] * frequency
     grid = torch.cat([y.expand(height, width, -1), x.expand(height, width, -1)], dim=-1)

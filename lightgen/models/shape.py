@@ -38,8 +38,11 @@ class TransformerConfig:
             positions: the first lies a step before the picture's first token in both axes, the next two
             steps, and so on; hidden ones do not count.
         registers: learned tokens that stand before the text, whatever it is, with joint fusion. Source:
-            arXiv 2309.16588, section 3.
+            arXiv 2309.16588, section 2.2.
         position_grid: side of the learned tables.
+        position_step: distance of neighbouring tokens where positions are rotary. A model that goes on at
+            twice the size with half the step finds pictures laid out as it knows them. Source: arXiv
+            2306.15595, eq. 4, in two axes.
         dropout: of attention, its output, and the MLP.
         prediction: of the head: `ddpm`, as released (noise and variance, cosine schedule), `flow`, or
             `flow_x` (the clean token, which a flow's velocity follows from).
@@ -66,6 +69,7 @@ class TransformerConfig:
     text_positions: TextPositions = "none"
     registers: int = 0
     position_grid: int = 16
+    position_step: float = 1.0
     dropout: float = 0.0
     prediction: Prediction = "flow"
     head_conditioning: HeadConditioning = "joint"
@@ -106,6 +110,11 @@ class TransformerConfig:
             raise ValueError(
                 f"transformer: got text_positions rotary with {self.fusion} fusion and {self.positions} "
                 "positions, allowed: with joint fusion and rotary positions"
+            )
+        if self.position_step <= 0 or (self.position_step != 1 and self.positions != "rotary"):
+            raise ValueError(
+                f"transformer: got position_step {self.position_step} with {self.positions} positions, "
+                "allowed: above 0, and 1 unless they are rotary"
             )
         if self.registers < 0 or (self.registers and self.fusion != "joint"):
             raise ValueError(

@@ -69,6 +69,7 @@ class LightGenTransformer(ModelMixin, ConfigMixin):
         text_positions: TextPositions = "none",
         registers: int = 0,
         position_grid: int = 16,
+        position_step: float = 1.0,
         dropout: float = 0.0,
         prediction: Prediction = "flow",
         head_conditioning: HeadConditioning = "joint",
@@ -76,8 +77,7 @@ class LightGenTransformer(ModelMixin, ConfigMixin):
         head_layers: int = 3,
     ) -> None:
         super().__init__()
-        names = [each.name for each in fields(TransformerConfig)]
-        self.shape = TransformerConfig(**{name: self.config[name] for name in names})
+        self.shape = TransformerConfig(**{x.name: self.config[x.name] for x in fields(TransformerConfig)})
         self.shape.check()
         block = BlockConfig(width=width, num_heads=num_heads, layers=layers, dropout=dropout)
         plain, late = layers == "plain", fusion == "late"
@@ -161,7 +161,7 @@ class LightGenTransformer(ModelMixin, ConfigMixin):
         """Layout of pictures of grid rows x columns with the positions `order`, int [B, L], by rank."""
         angles = None
         if self.angle_channels is not None:
-            angles = axial_angles(*grid, self.angle_channels).to(order.device)
+            angles = axial_angles(*grid, self.angle_channels, self.shape.position_step).to(order.device)
         tables = tuple(resample_table(self.get_parameter(name), grid) for name in self.position_names)
         x = self.mask_token.expand(1, grid[0] * grid[1], -1)
         if tables:

@@ -85,5 +85,8 @@ def load_autoencoder(folder: Path) -> DiffusersAutoencoder:
     }
     if name not in classes:
         raise UserError(f"autoencoder {folder}: class {name!r}, allowed: {', '.join(classes)}")
-    vae = classes[name].from_pretrained(folder, use_safetensors=True, torch_dtype=torch.float32)
+    # what saves memory needs accelerate, and without it diffusers says so each time
+    vae = classes[name].from_pretrained(
+        folder, use_safetensors=True, torch_dtype=torch.float32, low_cpu_mem_usage=False
+    )
     return DiffusersAutoencoder(vae)

@@ -66,8 +66,10 @@ def design() -> StudyConfig:
 
     The shape and training of the shipped student from nothing, in 40 TFLOP (200 steps of 32), and one switch
     at a time from there; `--tflop` gives more. Losses compare arms of one head and one law of masks alone.
-    Source: arXiv 2503.08619 as released for the switched values. Hardware: two cores. Time: 4 minutes of a
-    core an arm, 80 minutes a seed; the paper's scores need far more.
+    Source: arXiv 2503.08619 as released for late fusion, padding that is seen, ddpm head, learned positions,
+    plain layers, masks from .7 and AdamW; `TransformerConfig` and `MaskedConfig` name others where there are
+    any. Hardware: two cores. Time: 4 minutes of a core an arm, 80 minutes a seed; the paper's scores need far
+    more.
     """
     base = from_nothing()
     named = [(BASELINE, "", base), *_shapes(base), *_rest(base)]
@@ -86,7 +88,7 @@ def design() -> StudyConfig:
             ),
             Claim(
                 text="several draws of noise for each token help",
-                source="arXiv 2406.11838, section 3",
+                source="arXiv 2406.11838, section 3.2",
                 first="1 draw a token",
                 second=BASELINE,
                 expected="lower",

@@ -35,24 +35,24 @@ def pretrain_next_256() -> TrainConfig:
 
 
 def pretrain_next_512() -> TrainConfig:
-    """`pretrain-next-256` goes on at 512 px; `--start` is its checkpoint.
+    """`pretrain-next-256` goes on at 512 px, tokens at half the distance; `--start` is its checkpoint.
 
     Source: as `pretrain-512` for the number of images. Hardware: 8 GPUs of 80 GB. Time: `lightgen doctor
     pretrain-next-512` counts; not run here. Expected: nothing known at this size.
     """
-    return _later(pretrain_512())
+    return _later(pretrain_512(), 0.5)
 
 
 def pretrain_next_1024() -> TrainConfig:
-    """`pretrain-next-512` goes on at 1024 px; `--start` is its checkpoint.
+    """`pretrain-next-512` goes on at 1024 px, tokens at half the distance; `--start` is its checkpoint.
 
     Source: as `pretrain-1024` for the number of images. Hardware: 8 GPUs of 80 GB. Time: `lightgen doctor
     pretrain-next-1024` counts; not run here. Expected: nothing known at this size.
     """
-    return _later(pretrain_1024())
+    return _later(pretrain_1024(), 0.25)
 
 
-def _later(config: TrainConfig) -> TrainConfig:
+def _later(config: TrainConfig, position_step: float) -> TrainConfig:
     """A later stage of the paper with the optimizer of `next` at a tenth of its rate."""
     assert isinstance(config.task, PretrainTask)
     rates = OptimizerConfig(name="muon", lr=3e-5, muon_lr=6e-5, weight_decay=0.01)
@@ -60,6 +60,6 @@ def _later(config: TrainConfig) -> TrainConfig:
     schedule = ScheduleConfig(warmup_steps=min(100, steps // 10), decay_steps=2 * steps // 5)
     return replace(
         config,
-        task=replace(config.task, objective=MaskedConfig()),
+        task=replace(config.task, objective=MaskedConfig(), position_step=position_step),
         fit=replace(config.fit, optimizer=rates, schedule=schedule, max_grad_norm=2.0, ema_decay=0.999),
     )

@@ -14,7 +14,7 @@ def preset(name: PresetName, prediction: Prediction) -> DecodeConfig:
     """Settings of a preset for models of a prediction; `benchmarks/` measure what each costs and keeps.
 
     `exact` is how the model is meant to be sampled: for ddpm heads the released schedule of 64 iterations
-    and 100 steps. Source: arXiv 2503.08619, section 5.1. The others approximate.
+    and 100 steps. Source: arXiv 2503.08619, section 5.1, and its code for the steps. The others approximate.
 
     Args:
         name: one of PRESETS.

@@ -34,6 +34,7 @@ from lightgen.ports.nano.detector import (
 from lightgen.ports.text import T5TextEncoder, load_text_encoder
 
 NANO = "nano"
+SHIPPED_STUDENTS = (NANO,)  # words that name a student that comes with the package, by its folder
 SHIPPED = Path(__file__).parents[1] / "weights"
 SHIPPED_DETECTOR = SHIPPED / "nano-detector"
 SHARD_BYTES = 11_000_000
@@ -67,7 +68,7 @@ class Parts:
 
 
 def open_checkpoint(name: str | Path, *, verify: bool = True) -> Artifact:
-    """Checkpoint artifact of a directory, or the shipped one for the word `nano`.
+    """Checkpoint artifact of a directory, or a shipped one for the words `nano` and `nano-256`.
 
     Args:
         name: the directory, or the word.
@@ -75,11 +76,16 @@ def open_checkpoint(name: str | Path, *, verify: bool = True) -> Artifact:
 
     Raises:
         ArtifactError: it is missing, damaged or of another kind.
-        UserError: `nano` is asked for and this copy of lightgen comes without weights.
+        UserError: a word is given and this copy of lightgen comes without weights.
     """
-    if str(name) != NANO:
+    if not is_shipped(name):
         return open_artifact(name, "checkpoint", verify=verify)
-    return _open_shipped(SHIPPED / NANO)
+    return _open_shipped(SHIPPED / str(name))
+
+
+def is_shipped(name: str | Path) -> bool:
+    """Whether it is one of the words that name a shipped student."""
+    return str(name) in SHIPPED_STUDENTS
 
 
 def open_detector(name: str | Path | None) -> Artifact:
@@ -139,8 +145,8 @@ def load_parts(folder: Path) -> Parts:
     )
 
 
-def load_transformer(folder: Path) -> LightGenTransformer:
-    """Transformer stored in a folder, in fp32 and eval mode.
+def load_transformer(folder: Path, position_step: float | None = None) -> LightGenTransformer:
+    """Transformer stored in a folder, in fp32 and eval mode; `position_step` takes the place of its own.
 
     Raises:
         UserError: the folder holds none.
@@ -148,7 +154,11 @@ def load_transformer(folder: Path) -> LightGenTransformer:
     if not (folder / "config.json").is_file():
         raise UserError(f"transformer {folder}: no config.json; expected a LightGenTransformer folder")
     transformer = LightGenTransformer.from_pretrained(
-        folder, use_safetensors=True, torch_dtype=torch.float32, low_cpu_mem_usage=False
+        folder,
+        use_safetensors=True,
+        torch_dtype=torch.float32,
+        low_cpu_mem_usage=False,
+        **({} if position_step is None else {"position_step": position_step}),
     )
     return transformer.eval()
 

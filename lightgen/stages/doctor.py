@@ -13,7 +13,7 @@ from lightgen.core.errors import UserError
 from lightgen.core.provenance import library_versions
 from lightgen.ports.nano.font import draw_glyph, find_font
 from lightgen.stages.budget import text_flops, text_is_fixed
-from lightgen.stages.checkpoint import NANO, open_checkpoint, open_detector
+from lightgen.stages.checkpoint import NANO, SHIPPED_STUDENTS, open_checkpoint, open_detector
 from lightgen.stages.plan import Plan
 from lightgen.stages.setting import Setting
 
@@ -35,7 +35,8 @@ def doctor() -> Iterator[Finding]:
     yield "memory", _memory(), True
     yield "disk", f"{_size_or_unknown(free_disk(Path.cwd()))} free in this directory", True
     yield _checked("emoji font", _font)
-    yield _checked("weights nano", lambda: _weights(open_checkpoint(NANO)))
+    for word in SHIPPED_STUDENTS:
+        yield _checked(f"weights {word}", lambda word=word: _weights(open_checkpoint(word)))
     yield _checked("weights nano-detector", lambda: _weights(open_detector(NANO)))
 
 

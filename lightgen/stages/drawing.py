@@ -9,7 +9,7 @@ from lightgen.core.config import config_to_dict
 from lightgen.core.progress import say
 from lightgen.core.provenance import library_versions
 from lightgen.sampling.decode import DecodeConfig
-from lightgen.stages.checkpoint import NANO, load_parts, open_checkpoint, pick_device, require_part
+from lightgen.stages.checkpoint import is_shipped, load_parts, open_checkpoint, pick_device, require_part
 from lightgen.stages.pipeline import LightGenPipeline
 from lightgen.stages.prompt_text import PromptCutWarning
 
@@ -17,14 +17,14 @@ _BATCH_PX = 256 * 256
 
 
 def open_pipeline(model: str | Path) -> tuple[LightGenPipeline, dict[str, str]]:
-    """Pipeline of a checkpoint directory or of `nano`, and what a picture notes of its model.
+    """Pipeline of a checkpoint directory or a shipped student, and what a picture notes of its model.
 
     Raises:
         UserError: there is no such checkpoint, or it lacks a part.
     """
     checkpoint = require_part(open_checkpoint(model), "transformer")
     pipeline = LightGenPipeline.from_parts(load_parts(checkpoint.path)).to(pick_device())
-    name = str(model) if str(model) == NANO else checkpoint.path.resolve().name
+    name = str(model) if is_shipped(model) else checkpoint.path.resolve().name
     return pipeline, {"model": name, "model_digest": checkpoint.digest}
 
 

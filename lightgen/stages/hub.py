@@ -11,7 +11,7 @@ from huggingface_hub.errors import EntryNotFoundError, HTTPError  # pyright: ign
 from lightgen.core.directory import file_entry
 from lightgen.core.errors import UserError
 from lightgen.core.progress import say
-from lightgen.stages.checkpoint import NANO, open_checkpoint
+from lightgen.stages.checkpoint import is_shipped, open_checkpoint
 
 # Weights and vocabularies; neither code nor pickles, whatever a repository holds beside them.
 PATTERNS = (
@@ -34,7 +34,7 @@ def folder_of(
     cache_dir: str | Path | None = None,
     local_files_only: bool = False,
 ) -> Path:
-    """Folder in the diffusers layout of a folder, of `nano`, or of a repository; arguments as of `download`.
+    """Folder in the diffusers layout of a folder, a shipped student or a repository; see `download`.
 
     Raises:
         UserError: there is none, or a checkpoint's files are not what its manifest says.
@@ -43,7 +43,7 @@ def folder_of(
     if isinstance(name, str) and _ID.fullmatch(name) and not folder.exists():
         return download(name, revision, cache_dir, local_files_only)
     is_saved = (folder / "model_index.json").is_file() and not (folder / "manifest.json").is_file()
-    return folder if is_saved and str(name) != NANO else open_checkpoint(name).path
+    return folder if is_saved and not is_shipped(name) else open_checkpoint(name).path
 
 
 def download(

@@ -12,7 +12,7 @@ from lightgen.core.progress import say
 from lightgen.data.latents import CorruptSample, LatentShards
 from lightgen.data.prompts import PromptLines
 from lightgen.ports.embedding import EmbedderConfig
-from lightgen.stages.checkpoint import NANO, open_checkpoint
+from lightgen.stages.checkpoint import is_shipped, open_checkpoint
 from lightgen.stages.inputs import ImageInputs, kind_of_images, open_images, summary
 from lightgen.stages.inspect_facts import (
     Facts,
@@ -68,7 +68,7 @@ def inspect(config: InspectConfig, place: str | Path, page: Path | None = None) 
 
     Args:
         config: how much is looked at.
-        place: artifact of any kind, `nano`, or a public set of images as `open_images` reads it.
+        place: artifact of any kind, `nano`, `nano-256`, or a public set of images as `open_images` reads it.
         page: HTML file to write, for images, latents and prompts.
 
     Raises:
@@ -78,8 +78,8 @@ def inspect(config: InspectConfig, place: str | Path, page: Path | None = None) 
         raise UserError(f"--samples: got {config.samples}, allowed: 1 to {MOST_SAMPLES}")
     if page is not None:
         _check_page(page, place)
-    if str(place) == NANO:
-        return checkpoint_facts(open_checkpoint(NANO, verify=config.verify))
+    if is_shipped(place):
+        return checkpoint_facts(open_checkpoint(place, verify=config.verify))
     if "::" in str(place) or kind_of_images(Path(place)) is not None:
         inputs = open_images([place])
         name = str(inputs.plain[0]["name"])

@@ -25,7 +25,7 @@ from lightgen.objectives.masked import MaskedObjective, draw_masking
 from lightgen.ports.nano.text import build_nano_text_encoder
 from lightgen.ports.text import T5TextEncoder, load_text_encoder
 from lightgen.stages.budget import flops_per_image, text_is_fixed
-from lightgen.stages.checkpoint import load_transformer, pick_device, require_part
+from lightgen.stages.checkpoint import load_transformer, pick_device, require_part, transformer_shape
 from lightgen.stages.encode_text import start_outline
 from lightgen.stages.lora import add_lora
 from lightgen.stages.sources import Draw, quarantine
@@ -110,7 +110,15 @@ def _transformer(
 ) -> LightGenTransformer:
     """That of the start or a new one, which can take the data, with what is to learn."""
     if task.model is None:
-        transformer = load_transformer(require_part(start, "transformer").path / "transformer")
+        if task.position_step is not None:
+            try:
+                dataclasses.replace(transformer_shape(start), position_step=task.position_step).check()
+            except ValueError as error:
+                raise UserError(str(error)) from error
+        folder = require_part(start, "transformer").path / "transformer"
+        transformer = load_transformer(folder, task.position_step)
+    elif task.position_step is not None:
+        raise UserError("position_step: got one beside a new model, allowed: that of the model")
     else:
         transformer = new_transformer(task.model, data.channels, text, task.seed)
     data.check(transformer)

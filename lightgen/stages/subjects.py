@@ -12,7 +12,7 @@ from lightgen.core.ranks import num_ranks
 from lightgen.ports.autoencoder import read_stride
 from lightgen.sampling.decode import DecodeConfig
 from lightgen.stages.checkpoint import (
-    NANO,
+    is_shipped,
     open_checkpoint,
     pick_device,
     require_part,
@@ -73,9 +73,9 @@ def open_subjects(paths: Sequence[str | Path]) -> list[Subject]:
 
 
 def _open(subject: str | Path) -> Subject:
-    path, name = Path(subject), str(subject) if str(subject) == NANO else Path(subject).resolve().name
-    if name == NANO and str(subject) == NANO:
-        return Subject(name, path, open_checkpoint(NANO), None)
+    path, name = Path(subject), Path(subject).resolve().name
+    if is_shipped(subject):
+        return Subject(str(subject), path, open_checkpoint(subject), None)
     if (path / "manifest.json").is_file() or not path.exists():
         kind = open_artifact(path, "checkpoint", "images", verify=False).kind
         if kind == "checkpoint":

@@ -34,6 +34,8 @@ class PretrainTask:
             None takes latents as they are.
         model: shape of a new transformer, whose latent channels and text width and length follow from data
             and text encoder; None goes on with that of the start.
+        position_step: in place of the start's `TransformerConfig.position_step`: half of it where training
+            goes on at twice the size; None keeps it.
         text_encoder: that of the start, or a new one.
         train_text_encoder: whether it learns too.
         lora: small additions learn in place of the weights of the start; None = the weights.
@@ -49,6 +51,7 @@ class PretrainTask:
     objective: MaskedConfig = field(default_factory=MaskedConfig)
     image_size: int | None = None
     model: TransformerConfig | None = None
+    position_step: float | None = None
     text_encoder: Literal["start", "new"] = "start"
     train_text_encoder: bool = False
     lora: LoraConfig | None = None

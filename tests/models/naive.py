@@ -19,6 +19,7 @@ PREFIXES = [
     {**TRUNKS[-1], "text_positions": "rotary", "registers": 2},
     {**TRUNKS[-2], "registers": 1},
     {**TRUNKS[-3], "registers": 2},
+    {**TRUNKS[-1], "text_positions": "rotary", "position_step": 0.5},
 ]
 HEADS = [
     {"prediction": prediction, "head_conditioning": conditioning}
@@ -100,7 +101,8 @@ class Naive:
         self.seen_words = [self.length + j for j in self.real] if self.is_joint else []
         self.angles = None
         if transformer.angle_channels is not None:
-            angles = axial_angles(*grid, transformer.angle_channels)
+            step = transformer.shape.position_step
+            angles = axial_angles(*grid, transformer.angle_channels) * step
             words = angles.new_zeros(len(self.words), angles.shape[1])
             if transformer.shape.text_positions == "rotary":
                 # the far corner of a square, backwards

@@ -53,6 +53,12 @@ def test_angles_on_a_grid_of_two_rows_and_three_columns():
     torch.testing.assert_close(angles, torch.tensor(expected))
 
 
+def test_half_the_step_lays_a_grid_of_twice_the_size_over_the_same_square():
+    half = axial_angles(4, 6, 8, step=0.5).view(4, 6, 8)
+    torch.testing.assert_close(half[::2, ::2].flatten(0, 1), axial_angles(2, 3, 8))
+    torch.testing.assert_close(half[1, 0], axial_angles(2, 1, 8)[1] / 2)
+
+
 def test_a_diagonal_goes_through_the_grid_and_beyond():
     grid = axial_angles(3, 3, 8)
     torch.testing.assert_close(diagonal_angles(torch.arange(3.0), 8), grid[[0, 4, 8]])

@@ -31,6 +31,8 @@ BAD = [
     *({name: "sideways"} for name in ("fusion", "cross_residual", "layers", "positions", "prediction")),
     *({name: "sideways"} for name in ("head_conditioning", "text_positions")),
     {"registers": -1},
+    *({"position_step": step} for step in (0.0, -0.5)),
+    {"position_step": 0.5, "positions": "learned"},
     {"registers": 2, "fusion": "late"},
     {"text_positions": "rotary", "positions": "learned"},
     {"text_positions": "rotary", "fusion": "late"},
@@ -71,6 +73,7 @@ def test_a_bad_shape_is_refused_in_one_line(changes):
         {"fusion": "interleaved", "cross_layers": 6},
         {"dropout": 0.5},
         {"text_positions": "rotary", "registers": 4, "prediction": "flow_x"},
+        {"position_step": 0.5},
     ],
     ids=str,
 )

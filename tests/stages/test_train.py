@@ -15,7 +15,13 @@ from lightgen.models.shape import TransformerConfig
 from lightgen.objectives.dpo import DPOConfig
 from lightgen.objectives.masked import MaskedConfig
 from lightgen.stages import train as stage
-from lightgen.stages.checkpoint import autoencoder_digest, load_detector, load_parts, open_checkpoint
+from lightgen.stages.checkpoint import (
+    autoencoder_digest,
+    load_detector,
+    load_parts,
+    open_checkpoint,
+    transformer_shape,
+)
 from lightgen.stages.encode import EncodeConfig, encode
 from lightgen.stages.pipeline import LightGenPipeline
 from lightgen.stages.rank import RankConfig, rank
@@ -69,6 +75,15 @@ def test_a_student_goes_on_learning(toy, trained):
     assert "runs" not in (trained.path / "model_index.json").read_text()
     picture = LightGenPipeline.from_pretrained(trained.path)("a dog", 64, 64, 2, 2, output_type="np").images
     assert picture.shape == (1, 64, 64, 3)
+
+
+def test_a_student_goes_on_with_another_step_of_positions(toy, tmp_path):
+    task = PretrainTask(position_step=0.5)
+    went = train(replace(PRETRAIN, task=task), tmp_path / "half", [toy.latents.path], toy.student.path)
+    assert transformer_shape(went) == replace(transformer_shape(toy.student), position_step=0.5)
+    assert load_parts(went.path).transformer.shape.position_step == 0.5
+    again = train(PRETRAIN, tmp_path / "kept", [toy.latents.path], went.path)
+    assert transformer_shape(again).position_step == 0.5
 
 
 def test_a_second_run_does_nothing(toy, trained, monkeypatch):
@@ -256,6 +271,12 @@ def test_what_is_refused(toy, tmp_path):
             [toy.latents.path],
             toy.student.path,
         )
+    for task, why in (
+        (PretrainTask(position_step=-1.0), "got position_step -1.0 with rotary positions, allowed: above 0"),
+        (PretrainTask(position_step=0.5, model=SMALL), "position_step: got one beside a new model"),
+    ):
+        with pytest.raises(UserError, match=why):
+            train(replace(PRETRAIN, task=task), tmp_path / "x", [toy.latents.path], toy.student.path)
     drawn = rank(RankConfig(by="source"), tmp_path / "drawn", [toy.images.path])
     stripped = tmp_path / "stripped"
     stripped.mkdir()
