@@ -1,6 +1,7 @@
 """Draws the README's picture: test prompts by the shipped model, each under its picture.
 
-.venv/bin/python benchmarks/nano_grid.py [--out docs/nano-grid.png] [--seed 0]
+.venv/bin/python benchmarks/nano_grid.py
+.venv/bin/python benchmarks/nano_grid.py --model nano-256 --rows 2 --out docs/nano-256-grid.png
 """
 
 import argparse
@@ -10,26 +11,29 @@ from PIL import Image, ImageDraw, ImageFont
 from lightgen import LightGenPipeline
 from lightgen.ports.nano.language import draw_prompt
 
-COLUMNS, ROWS, SIDE, TEXT, GAP = 6, 4, 128, 30, 8
+COLUMNS, TEXT, GAP = 6, 30, 8
 
 
 def main() -> None:
-    """Write the grid: the first 24 test prompts in order, unpicked."""
+    """Write the grid: the first test prompts in order, unpicked."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("--model", default="nano")
+    parser.add_argument("--rows", type=int, default=4)
     parser.add_argument("--out", default="docs/nano-grid.png")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
-    prompts = [draw_prompt(arguments.seed, i, "test").prompt for i in range(COLUMNS * ROWS)]
-    images = LightGenPipeline.from_pretrained("nano")(prompts, seeds=range(len(prompts))).images
-    width, height = COLUMNS * (SIDE + GAP) + GAP, ROWS * (SIDE + TEXT + GAP) + GAP
+    prompts = [draw_prompt(arguments.seed, i, "test").prompt for i in range(COLUMNS * arguments.rows)]
+    images = LightGenPipeline.from_pretrained(arguments.model)(prompts, seeds=range(len(prompts))).images
+    side = images[0].width
+    width, height = COLUMNS * (side + GAP) + GAP, arguments.rows * (side + TEXT + GAP) + GAP
     sheet = Image.new("RGB", (width, height), "white")
     pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=11)
     for i, (prompt, image) in enumerate(zip(prompts, images, strict=True)):
-        x, y = GAP + i % COLUMNS * (SIDE + GAP), GAP + i // COLUMNS * (SIDE + TEXT + GAP)
+        x, y = GAP + i % COLUMNS * (side + GAP), GAP + i // COLUMNS * (side + TEXT + GAP)
         sheet.paste(image, (x, y))
-        pen.multiline_text((x, y + SIDE + 2), wrap(prompt.removeprefix("a photo of ")), "black", font)
+        pen.multiline_text((x, y + side + 2), wrap(prompt.removeprefix("a photo of ")), "black", font)
     sheet.save(arguments.out, optimize=True)
 
 

@@ -1,19 +1,20 @@
-"""Teaches the nano student of `gpu_weights.py` the order of words, in two hours of one core.
+"""Teaches the nano student of `gpu_weights.py` the order of words, in three and a half hours of one core.
 
 That student could not tell which of two objects is left or red: from its first minutes on, its text encoder
 had lost word order. A new text encoder learns to read on captions alone (`text`), pictures are drawn with a
 record of what covers each token (`scenes`), and the transformer learns to use what it reads (`student`):
-first with captions of places and of two colours alone, then with all tasks, then with more known tokens. In a
-share of the texts it sees the objects' names alone, and from its state before a block of the decoder, class
-and colour of what hides are read as well. `checkpoint` puts the parts together, as an artifact that the stage
-of export takes.
+first with captions of places and of two colours alone, then with all tasks, then with more known tokens, then
+with more counting. In a share of the texts it sees the objects' names alone, and from its state before a
+block of the decoder, class and colour of what hides are read as well, in the last phases as one. With
+`--side 256` a student of 256 px goes on from the fourth phase, its tokens half as far apart. `checkpoint`
+puts the parts together, as an artifact that the stage of export takes.
 
 The shipped weights began from the student of `gpu_weights.py`, its average after the rate had fallen, which
 is `lightgen/weights/nano` in the repository's commit b849ecd. Features of their text encoder stayed near
 those of the same student before the rate fell, which `--old-text RUN` reads from `stable-0` and `stable-1` of
 that run; without it they stay near those of `--start`, which are what its transformer reads.
 
-.venv/bin/python benchmarks/nano_words.py all --start START --out runs/words   # -> runs/words/checkpoint
+.venv/bin/python benchmarks/nano_words.py all --start START --out runs/words   # -> checkpoint, checkpoint-256
 .venv/bin/python benchmarks/nano_words.py all --start START --out runs/trial --small   # about a minute
 
 `text`, `scenes`, `student` and `checkpoint` do one part each; what is there already is not made again.

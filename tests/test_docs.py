@@ -1,6 +1,7 @@
 """What the documents tell people to type exists."""
 
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -68,11 +69,13 @@ def test_readme_is_short_and_its_python_runs(tmp_path):
     subprocess.run([sys.executable, "-c", block], check=True, cwd=tmp_path)
 
 
-def test_readme_generate_command_draws(tmp_path):
-    (command,) = re.findall(
-        r"^\.venv/bin/lightgen generate (.*)$", (ROOT / "README.md").read_text(), re.MULTILINE
+def test_readme_generate_commands_draw(tmp_path):
+    commands = re.findall(
+        r"^\.venv/bin/lightgen (generate .*)$", (ROOT / "README.md").read_text(), re.MULTILINE
     )
     program = "import sys; from lightgen.cli.main import main; sys.exit(main(sys.argv[1:]))"
-    arguments = ["generate", command.strip().strip('"')]
-    subprocess.run([sys.executable, "-c", program, *arguments], check=True, cwd=tmp_path)
-    assert len(list(tmp_path.glob("*.png"))) == 1
+    for number, command in enumerate(commands, start=1):
+        arguments = shlex.split(command, comments=True)
+        subprocess.run([sys.executable, "-c", program, *arguments], check=True, cwd=tmp_path)
+        assert len(list(tmp_path.glob("*.png"))) == number
+    assert len(commands) == 2

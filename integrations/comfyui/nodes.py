@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from lightgen.stages.pipeline import LightGenPipeline
 
 CATEGORY = "LightGen"
-NANO = "nano"
+SHIPPED = ("nano", "nano-256")
 MAX_SEED = 2**64 - 1 - 4096  # pictures of a batch take the seeds from here on
 _MAX_SIDE = 4096
 
@@ -56,11 +56,14 @@ class LightGenLoader:
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:  # noqa: N802  (ComfyUI's name)
         """What the node is given."""
-        names = [NANO, *checkpoint_folders()]
+        names = [*SHIPPED, *checkpoint_folders()]
         tooltip = "a checkpoint directory elsewhere, in place of the one above"
         return {
             "required": {
-                "checkpoint": (names, {"default": NANO, "tooltip": "nano, or from models/lightgen"})
+                "checkpoint": (
+                    names,
+                    {"default": SHIPPED[0], "tooltip": "shipped, or from models/lightgen"},
+                )
             },
             "optional": {"directory": ("STRING", {"default": "", "tooltip": tooltip})},
         }

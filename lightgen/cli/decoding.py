@@ -20,7 +20,7 @@ _SETTINGS = {
 
 def add_decoding(parser: Parser, each: str = "") -> None:
     """Add the options; `each` says whose pictures are counted, as in ` of each prompt`."""
-    parser.add_argument("--model", default="nano", metavar="DIR", help="checkpoint, or nano (default)")
+    parser.add_argument("--model", default="nano", metavar="DIR", help="checkpoint, nano (default), nano-256")
     parser.add_argument(
         "--seed", type=int, default=0, metavar="N", help=f"of the first picture{each} (default: 0)"
     )

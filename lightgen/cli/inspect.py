@@ -23,7 +23,7 @@ def run_inspect(arguments: Sequence[str]) -> int:
         "A public set is a folder of tars, of parquet files, or of images with their captions beside them.\n"
         "PATH::caption=NAME names the key or column of the captions, PATH::image=NAME that of the images.",
     )
-    parser.add_argument("place", metavar="PATH", help="artifact, `nano`, or public set of images")
+    parser.add_argument("place", metavar="PATH", help="artifact, `nano`, `nano-256`, or public set of images")
     parser.add_argument("--out", metavar="PAGE.html", help="write a contact sheet too")
     parser.add_argument("--samples", type=int, default=48, help="random samples on it (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of what is drawn (%(default)s)")

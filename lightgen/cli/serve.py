@@ -75,7 +75,7 @@ def _parser() -> Parser:
         "--model",
         action="append",
         metavar="[NAME=]DIR",
-        help="checkpoint, or nano (default); may be repeated",
+        help="checkpoint, nano (default) or nano-256; may be repeated",
     )
     add("--host", help="address to listen at (default: 127.0.0.1)")
     add("--port", type=int, help="0 = any free one (default: 8000)")
@@ -118,7 +118,7 @@ def _models(given: Sequence[str]) -> dict[str, str]:
         name, is_named, place = text.rpartition("=")
         name = name if is_named else Path(place).resolve().name
         if not place or not name or not name.isprintable() or "/" in name or name in found:
-            raise UserError(f"{_PROG}: --model {text!r}, allowed: [NAME=]DIR or nano, each name once")
+            raise UserError(f"{_PROG}: --model {text!r}, allowed: [NAME=]DIR, nano, nano-256, each name once")
         found[name] = place
     return found
 

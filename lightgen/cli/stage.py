@@ -25,7 +25,7 @@ _INPUTS = {
     "train": "latents (pretrain, dpo), or images (autoencoder, detector); none for language",
     "rank": "images of the same prompts; several directories for `source`",
     "align": "prompts: files of JSON lines, or artifacts; without any, the recipe's own",
-    "evaluate": "checkpoints, `nano`, or images",
+    "evaluate": "checkpoints, `nano`, `nano-256`, or images",
 }
 _ENGINED = ("caption", "distill", "curate", "encode", "rank", "evaluate")
 _STARTS = {

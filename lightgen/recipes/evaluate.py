@@ -26,6 +26,14 @@ def nano_geneval() -> EvaluateConfig:
     )
 
 
+def nano_geneval_256() -> EvaluateConfig:
+    """`nano-geneval` at 256 px, which the detector looks at in 128 px.
+
+    Source: as `nano-geneval`. Hardware: two cores. Time: four times that of `nano-geneval`, by estimate.
+    """
+    return replace(nano_geneval(), height=256, width=256)
+
+
 def nano_report() -> EvaluateConfig:
     """`nano-geneval` with distances to perfect renders of the same prompts, or to `--reference`.
 

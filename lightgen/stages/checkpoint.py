@@ -34,7 +34,7 @@ from lightgen.ports.nano.detector import (
 from lightgen.ports.text import T5TextEncoder, load_text_encoder
 
 NANO = "nano"
-SHIPPED_STUDENTS = (NANO,)  # words that name a student that comes with the package, by its folder
+SHIPPED_STUDENTS = (NANO, "nano-256")  # words that name a student that comes with the package, by its folder
 SHIPPED = Path(__file__).parents[1] / "weights"
 SHIPPED_DETECTOR = SHIPPED / "nano-detector"
 SHARD_BYTES = 11_000_000

@@ -73,7 +73,7 @@ class LightGenPipeline(LoraMethods, DiffusionPipeline):
         cache_dir: str | Path | None = None,
         local_files_only: bool = False,
     ) -> Self:
-        """Pipeline of a folder, of the word `nano`, or of a repository on the Hugging Face Hub.
+        """Pipeline of a folder, a shipped student (`nano`, `nano-256`) or a repository on the Hub.
 
         Args:
             pretrained_model_name_or_path: checkpoint directory, folder that `save_pretrained` wrote, `nano`,

@@ -46,6 +46,7 @@ SMALLER = {
     + " --validate.judge.self-test.num-prompts 12 --test.prompts.num 6 --test.images-per-prompt 1 "
     "--test.judge.self-test.num-prompts 12",
     "evaluate nano-geneval": _JUDGE_LITTLE,
+    "evaluate nano-geneval-256": _JUDGE_LITTLE,
     "evaluate nano-report": _JUDGE_LITTLE + " --fidelity.subsets 2 --fidelity.neighbors 2",
     "evaluate nano-geneval2": _DRAW_LITTLE,
     "benchmarks/curve.py": "",

@@ -145,7 +145,7 @@ def test_the_loader_opens_nano_folders_of_comfyui_and_directories(nodes, comfy, 
     (tmp_path / "models" / "lightgen" / "mine").symlink_to(SHIPPED / "nano")
     (tmp_path / "models" / "lightgen" / "empty").mkdir()
     names, _ = nodes["LightGenLoader"].INPUT_TYPES()["required"]["checkpoint"]
-    assert names == ["nano", "mine"]
+    assert names == ["nano", "nano-256", "mine"]
     for given in ({"checkpoint": "mine"}, {"checkpoint": "nano", "directory": f" {SHIPPED / 'nano'} "}):
         (model,) = run(nodes, "LightGenLoader", **given)
         assert isinstance(model, LightGenPipeline) and model.unit == 16
@@ -187,7 +187,7 @@ def test_without_comfyui_the_nodes_still_draw(monkeypatch, nano):
     for name in ("folder_paths", "comfy", "comfy.utils"):
         monkeypatch.setitem(sys.modules, name, None)
     nodes = load_nodes(monkeypatch).NODE_CLASS_MAPPINGS
-    assert nodes["LightGenLoader"].INPUT_TYPES()["required"]["checkpoint"][0] == ["nano"]
+    assert nodes["LightGenLoader"].INPUT_TYPES()["required"]["checkpoint"][0] == ["nano", "nano-256"]
     assert generate(nodes, nano, steps=1).shape == (1, 32, 64, 3)
 
 

@@ -44,7 +44,7 @@ def test_a_missing_font_is_a_finding(monkeypatch):
     assert "/no/such/file.ttf" in finding
 
 
-@pytest.mark.parametrize("what", ["weights nano", "weights nano-detector"])
+@pytest.mark.parametrize("what", ["weights nano", "weights nano-256", "weights nano-detector"])
 def test_the_shipped_weights_are_whole(what):
     assert {name: fine for name, _, fine in doctor()}[what]
 

@@ -375,6 +375,14 @@ def test_a_repository_on_the_hub(downloads, pipeline, monkeypatch, tmp_path):
     assert list(filter_repo_objects([*wanted, *others], allow_patterns=patterns)) == wanted
 
 
+@pytest.mark.parametrize(("word", "side"), [("nano", 128), ("nano-256", 256)])
+def test_shipped_students_draw_at_their_own_size(word, side):
+    pipeline = LightGenPipeline.from_pretrained(word)
+    picture = pipeline("a dog", num_inference_steps=1, num_head_steps=1, seeds=[0]).images[0]
+    assert picture.size == (side, side)
+    assert pipeline.transformer.shape.position_step == 128 / side
+
+
 def test_a_folder_here_is_never_looked_for_on_the_hub(downloads, toy, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "owner").mkdir()
