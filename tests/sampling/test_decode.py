@@ -30,7 +30,7 @@ SHAPES = [
 ]
 SHAPES += [
     (
-        {**trunk, "prediction": "flow_x", "head_conditioning": HEADS[i]["head_conditioning"]},
+        {**trunk, "prediction": "flow_x", "head_conditioning": HEADS[i % len(HEADS)]["head_conditioning"]},
         SOLVERS["flow"][i % 2],
     )
     for i, trunk in enumerate(PREFIXES)
