@@ -15,7 +15,7 @@ those of the same student before the rate fell, which `--old-text RUN` reads fro
 that run; without it they stay near those of `--start`, which are what its transformer reads.
 
 .venv/bin/python benchmarks/nano_words.py all --start START --out runs/words   # -> checkpoint, checkpoint-256
-.venv/bin/python benchmarks/nano_words.py all --start START --out runs/trial --small   # about a minute
+.venv/bin/python benchmarks/nano_words.py all --start START --out runs/trial --small   # a few minutes
 
 `text`, `scenes`, `student` and `checkpoint` do one part each; what is there already is not made again.
 Scenes are made in four parts, which processes may draw at once: `scenes --part 0` and so on.
