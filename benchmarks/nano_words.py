@@ -71,7 +71,6 @@ from lightgen.stages.checkpoint import (
 from lightgen.stages.student_save import StudentWriter
 
 SEED = 4242  # of the captions
-STEPS = {128: 1.0, 256: 0.5}  # distance of neighbouring tokens
 CHUNK, PART_STEP = 64, 10_000_000  # scenes drawn at once; captions between the parts' first ones
 # As in gpu_weights.py: the teacher errs now and then.
 TEACHER = EmojiTeacherConfig(
@@ -230,7 +229,7 @@ def train_student(arguments: argparse.Namespace, size: Size, start: Artifact) ->
     """`student-1` and so on, `student-256`: averaged weights after each phase, with the readouts."""
     out, side = arguments.out, arguments.side
     parts = load_parts(open_checkpoint(out / "coded").path)
-    transformer = load_transformer(out / "coded" / "transformer", STEPS[side])
+    transformer = load_transformer(out / "coded" / "transformer", 128 / side)
     student = Student(transformer, parts.text_encoder, False)
     student.add_module("readouts", new_readouts())
     scenes = Scenes(out, side, parts.tokenizer)
@@ -267,7 +266,7 @@ def assemble(out: Path, side: int) -> Artifact:
     with made as workspace:
         parts: Parts = load_parts(coded.path)
         cells = parts.transformer.shape.sample_size * side // 128
-        shape = dataclasses.replace(parts.transformer.shape, sample_size=cells, position_step=STEPS[side])
+        shape = dataclasses.replace(parts.transformer.shape, sample_size=cells, position_step=128 / side)
         writer = StudentWriter(coded, dataclasses.asdict(shape), parts.text)
         writer.write(workspace.path, load_file(out / f"{name}.safetensors"))
         return workspace.commit({})

@@ -4,10 +4,10 @@
 """
 
 import argparse
-from pathlib import Path
 
 import numpy as np
 import torch
+from transformers import PreTrainedTokenizerBase
 
 from lightgen.core.draws import draw_key
 from lightgen.models.student import Student
@@ -33,8 +33,9 @@ def main() -> None:
     parts = load_parts(folder)
     captions, latents = scenes(parts, arguments.pictures)
     for step in arguments.steps:
+        student = Student(load_transformer(folder / "transformer", step), parts.text_encoder, False).eval()
         for law, spread in MASKS.items():
-            found = errors(parts, folder, captions, latents, step, spread)
+            found = errors(student, parts.tokenizer, captions, latents, spread)
             spread_of_mean = found.std() / len(found) ** 0.5
             print(f"distance {step:g}, {law}: {found.mean():.3f} +- {1.96 * spread_of_mean:.3f}")  # noqa: T201
 
@@ -54,15 +55,18 @@ def scenes(parts: Parts, number: int) -> tuple[list[str], torch.Tensor]:
 
 @torch.inference_mode()
 def errors(
-    parts: Parts, folder: Path, captions: list[str], latents: torch.Tensor, step: float, spread: float
+    student: Student,
+    tokenizer: PreTrainedTokenizerBase,
+    captions: list[str],
+    latents: torch.Tensor,
+    spread: float,
 ) -> np.ndarray:
-    """Masked error of each picture [N], with the text, at a distance of tokens and a law of masks."""
-    student = Student(load_transformer(folder / "transformer", step), parts.text_encoder, False).eval()
+    """Masked error of each picture [N], with the text, at a law of masks."""
     head, config = student.transformer.head, MaskedConfig(text_drop=0.0, mask_spread=spread)
     length = latents.shape[2] * latents.shape[3] // student.transformer.shape.patch_size**2
     found = []
     for begin in range(0, len(captions), CHUNK):
-        ids, mask = tokenize(parts.tokenizer, captions[begin : begin + CHUNK], WORDS, WORDS)
+        ids, mask = tokenize(tokenizer, captions[begin : begin + CHUNK], WORDS, WORDS)
         masking = draw_masking(config, 0, list(range(begin, begin + len(ids))), length, head)
         batch = {"latents": latents[begin : begin + CHUNK], "text_ids": ids, "text_mask": mask}
         found += masked_errors(student, batch, masking).mean((0, 2)).tolist()
