@@ -182,14 +182,14 @@ def old_encoder(start: Artifact, run: Path | None) -> T5EncoderModel:
 
 
 def make_scenes(arguments: argparse.Namespace, size: Size, start: Artifact) -> None:
-    """Parts of scenes: latents fp16 and labels int16 [N, 2, L] in one file, captions in another."""
+    """Parts of scenes: latents fp16 and labels int16 [N, 3, L] in one file, what they show in another."""
     teacher, autoencoder = EmojiTeacher(TEACHER), load_autoencoder(start.path / "vae")
     side = arguments.side
     for part in range(PARTS[side]) if arguments.part is None else (arguments.part,):
         path, wanted = scenes_path(arguments.out, side, part), size.scenes * 128 // side
         if path.is_file():
             continue
-        latents, labels, said, taken = [], [], [], np.random.default_rng(part)
+        latents, labels, said, right, taken = [], [], [], [], np.random.default_rng(part)
         number = part * PART_STEP
         while len(said) < wanted:
             chosen: list[tuple[str, str | None]] = []
@@ -204,25 +204,27 @@ def make_scenes(arguments: argparse.Namespace, size: Size, start: Artifact) -> N
             with torch.inference_mode():
                 latents.append(autoencoder.encode(pixels.float().div(127.5).sub(1))[0].half())
             labels += [covering(each, side // PATCH) for each in drawn]
+            right += [not each.errors for each in drawn]
             said += chosen
             if len(said) % (16 * CHUNK) == 0:
                 say(f"part {part}: {len(said)} scenes")
         captions, tags = zip(*said, strict=True)
-        path.with_suffix(".json").write_text(json.dumps({"captions": captions, "tags": tags}))
+        facts = {"captions": captions, "tags": tags, "right": right}
+        path.with_suffix(".json").write_text(json.dumps(facts))
         save_weights(path, {"latents": torch.cat(latents), "labels": torch.from_numpy(np.stack(labels))})
 
 
 def covering(drawn: Rendered, grid: int) -> np.ndarray:
-    """Class and colour, int16 [2, L] as of SEEN, of the last object whose box holds each token's centre."""
-    labels = np.zeros((2, grid, grid), np.int16)
+    """Class, colour and number (0: none), int16 [3, L], of the last object whose box has a token's centre."""
+    labels = np.zeros((3, grid, grid), np.int16)
     labels[0] = len(CLASSES)
     centres = (np.arange(grid) + 0.5) * PATCH
-    for each in drawn.objects:
+    for number, each in enumerate(drawn.objects, start=1):
         left, top, right, bottom = each["box"]
         rows, columns = (centres >= top) & (centres < bottom), (centres >= left) & (centres < right)
         color = KINDS["color"].index(each["color"] or NOTHING)
-        labels[:, rows[:, None] & columns[None]] = [[CLASSES.index(each["class"])], [color]]
-    return labels.reshape(2, -1)
+        labels[:, rows[:, None] & columns[None]] = [[CLASSES.index(each["class"])], [color], [number]]
+    return labels.reshape(3, -1)
 
 
 def train_student(arguments: argparse.Namespace, size: Size, start: Artifact) -> None:

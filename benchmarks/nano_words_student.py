@@ -19,7 +19,7 @@ from lightgen.models.student import Student
 from lightgen.objectives.language import NOT_ASKED
 from lightgen.objectives.masked import MaskedConfig, MaskedObjective, draw_masking
 from lightgen.ports.nano.reading import KINDS, read
-from lightgen.ports.nano.world import CLASSES
+from lightgen.ports.nano.world import CLASSES, MAX_OBJECTS
 from lightgen.ports.text import tokenize
 from lightgen.recipes.train_nano import pretrain_nano
 from lightgen.stages.language_job import label_words
@@ -31,9 +31,10 @@ PATCH = 16  # pixels of a token's side
 PARTS = {128: 4, 256: 1}  # files of scenes by pixels of a side
 BINDING = ("position", "color_attr")
 BLOCK = 3  # of the decoder, before which it is read what hides in a token
-# What is read. The last class is the background; `thing` is class and colour as one, the last the background.
+# What is read. The last class is the background; `thing` is class and colour as one, the last the background;
+# `left` is how many objects hide wholly.
 SEEN = {"class": len(CLASSES) + 1, "color": len(KINDS["color"])}
-SEEN["thing"] = len(CLASSES) * SEEN["color"] + 1
+SEEN |= {"thing": len(CLASSES) * SEEN["color"] + 1, "left": MAX_OBJECTS + 1}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +49,8 @@ class Phase:
         spread: of the share of hidden tokens.
         read_weight: of the cross-entropies of what is read.
         reads: of SEEN, what is read. Class and colour each by itself say nothing of which colour is whose, as
-            long as it is open what lies where; `thing` does.
+            long as it is open what lies where; `thing` does. `left` asks for the count of what is seen.
+        right_only: whether pictures in which the teacher erred are left out.
         muon_lr: rate of the blocks' matrices; 1e-3 for all else.
     """
 
@@ -63,6 +65,7 @@ class Phase:
     muon_lr: float = 2e-3
     counting: float | None = None
     reads: tuple[str, ...] = ("class", "color")
+    right_only: bool = False
 
 
 PHASES = (
@@ -73,6 +76,8 @@ PHASES = (
     # counts, of which the phases before showed few, and which colour is whose
     Phase(350, 1, 0.5, 0.1, 0.15, 0.15, 0.985, 13, 2e-3, 0.25, ("thing",)),
     Phase(450, 350, 0.4, 0.1, 0.25, 0.1, 0.99, 14, 2e-3, 0.3, ("thing",)),
+    # how many are still to come, where some are seen
+    Phase(500, 400, 0.35, 0.05, 0.2, 0.15, 0.99, 16, 1.5e-3, 0.35, ("thing", "left"), right_only=True),
 )
 THINGS_BEGIN = 3  # after so many phases, things are read
 # At 256 px, in batches of half as many; it begins where so many phases have ended.
@@ -111,10 +116,11 @@ class Scenes:
         self.num_tokens = (side // PATCH) ** 2
         captions = [caption for each in said for caption in each["captions"]]
         self.tags = [tag for each in said for tag in each["tags"]]
+        self.right = [right for each in said for right in each["right"]]
         self._latents = torch.cat([each["latents"] for each in files])
-        objects, color = torch.cat([each["labels"] for each in files]).long().unbind(1)
+        objects, color, which = torch.cat([each["labels"] for each in files]).long().unbind(1)
         thing = (objects * SEEN["color"] + color).clamp(max=SEEN["thing"] - 1)
-        self._labels = {"class": objects, "color": color, "thing": thing}
+        self._labels = {"class": objects, "color": color, "thing": thing, "which": which}
         self._ids, self._mask = tokenize(tokenizer, captions, LENGTH, LENGTH)
         found = [read(caption) for caption in captions]
         names = label_words([objects or () for objects in found], LENGTH)[0]["class"] != NOT_ASKED
@@ -160,10 +166,24 @@ class BindingObjective:
         state = functional.layer_norm(self._state[:, : masking.order.shape[1]], (WIDTH,))[kept][:, :hidden]
         for kind in self._reads:
             readout = learner.get_submodule(f"readouts.{kind}")
-            wanted = torch.gather(batch["labels"][kind], 1, masking.order)[kept][:, :hidden]
+            labels = batch["labels"]["which" if kind == "left" else kind]
+            wanted = torch.gather(labels, 1, masking.order)[kept]
+            wanted = count_left(wanted, hidden) if kind == "left" else wanted[:, :hidden]
             shown[kind] = functional.cross_entropy(readout(state).flatten(0, 1), wanted.flatten())
             loss = loss + self._weight * shown[kind]
         return loss, {name: value.detach() for name, value in shown.items()}
+
+
+def count_left(which: torch.Tensor, hidden: int) -> torch.Tensor:
+    """How many objects have no token among those that are seen, int [B, hidden].
+
+    Args:
+        which: number of the object at each token, 0 for none, int [B, L]; hidden tokens come first.
+        hidden: tokens that hide.
+    """
+    are = functional.one_hot(which, MAX_OBJECTS + 2)[..., 1:].bool()
+    left = (are.any(1) & ~are[:, hidden:].any(1)).sum(1).clamp(max=MAX_OBJECTS)
+    return left[:, None].expand(-1, hidden)
 
 
 def train_phase(
@@ -192,7 +212,8 @@ def train_phase(
     objective = BindingObjective(config, student, phase.read_weight, phase.reads)
     learning = Learning(fit, RunConfig(), student, objective)
     random = np.random.default_rng(phase.seed)
-    chosen = draw_rows(scenes.tags[:-held_out], phase, size, random)
+    rows = [row for row in range(len(scenes.tags) - held_out) if scenes.right[row] or not phase.right_only]
+    chosen = draw_rows(scenes.tags, rows, phase, size, random)
     for step in range(phase.steps):
         rows = next(chosen)
         hidden = torch.from_numpy(random.random(size) < phase.names_only)
@@ -207,15 +228,15 @@ def train_phase(
 
 
 def draw_rows(
-    tags: list[str | None], phase: Phase, batch: int, random: np.random.Generator
+    tags: list[str | None], those: list[int], phase: Phase, batch: int, random: np.random.Generator
 ) -> Iterator[np.ndarray]:
-    """Rows int [B] of scenes in the shares of a phase; none again before all of its kind have been."""
+    """Rows int [B] of those scenes in the shares of a phase; none again before all of its kind have been."""
     if phase.counting is None:
         shares, kinds = [phase.focus], [BINDING]
     else:
         shares, kinds = [phase.focus, phase.counting], [BINDING, ("counting",)]
-    rows = [[i for i, tag in enumerate(tags) if tag in kind] for kind in kinds]
-    rows.append([i for i, tag in enumerate(tags) if not any(tag in kind for kind in kinds)])
+    rows = [[i for i in those if tags[i] in kind] for kind in kinds]
+    rows.append([i for i in those if not any(tags[i] in kind for kind in kinds)])
     counts = [round(batch * share) for share in shares]
     streams = [shuffled(each, random) for each in rows]
     while True:

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from lightgen import recipes
 from lightgen.cli.decoding import add_decoding, with_decoding
+from lightgen.cli.imports import uncollected
 from lightgen.cli.options import Parser
 from lightgen.core.errors import UserError
 
@@ -29,8 +30,9 @@ def run_generate(arguments: Sequence[str]) -> int:
     parser.add_argument("--grid", metavar="FILE", help="also a contact sheet .png, a row for each prompt")
     found = parser.parse_all(arguments)
     width, height = _size(prog, found.size)
-    from lightgen.stages.checkpoint import quiet_libraries
-    from lightgen.stages.generate import generate
+    with uncollected():
+        from lightgen.stages.checkpoint import quiet_libraries
+        from lightgen.stages.generate import generate
 
     quiet_libraries()
     config = with_decoding(prog, found, recipes.find("generate", "nano"))

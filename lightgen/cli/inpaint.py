@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from lightgen import recipes
 from lightgen.cli.decoding import add_decoding, with_decoding
+from lightgen.cli.imports import uncollected
 from lightgen.cli.options import Parser
 from lightgen.core.errors import UserError
 
@@ -30,8 +31,9 @@ def run_inpaint(arguments: Sequence[str]) -> int:
         raise UserError(f"{_PROG}: got {got}, allowed: IMAGE MASK PROMPT, or IMAGE PROMPT (quote the prompt)")
     image, *masks, prompt = found.inputs
     sides = _sides(found.outpaint)
-    from lightgen.stages.checkpoint import quiet_libraries
-    from lightgen.stages.inpaint import inpaint
+    with uncollected():
+        from lightgen.stages.checkpoint import quiet_libraries
+        from lightgen.stages.inpaint import inpaint
 
     quiet_libraries()
     config = with_decoding(_PROG, found, recipes.find("inpaint", "nano"))

@@ -3,14 +3,23 @@
 from dataclasses import replace
 from typing import Any
 
-from lightgen.recipes.small_world import RUN, TEST, from_nothing, learned, world
+from lightgen.recipes.small_world import PAPER, RUN, TEST, from_nothing, learned, world
 from lightgen.stages.study_config import Arm, Claim, StudyConfig
 from lightgen.stages.tasks import PretrainTask, TrainConfig
 
-BASELINE = "as shipped"
+BASELINE, HALF, RELEASED = "as shipped", "as shipped, half the training", "as released"
 # Stages of the released order with as many parameters as the baseline.
 _LATE = {"fusion": "late", "encoder_layers": 3, "decoder_layers": 4, "cross_layers": 3}
 _INTERLEAVED = {"fusion": "interleaved", "encoder_layers": 4, "decoder_layers": 3, "cross_layers": 3}
+_AS_RELEASED = {
+    **_LATE,
+    "cross_residual": "normed",
+    "text_masked": False,
+    "positions": "learned",
+    "layers": "plain",
+    "dropout": 0.1,
+    "prediction": "ddpm",
+}
 # What differs from the shipped shape, by name of the arm; each group is a series of the figure.
 SHAPES: dict[str, dict[str, dict[str, Any]]] = {
     "fusion": {
@@ -64,19 +73,23 @@ OPTIMIZERS: dict[str, dict[str, dict[str, Any]]] = {
 def design() -> StudyConfig:
     """Which switches of model and training make a better student of the same cost?
 
-    The shape and training of the shipped student from nothing, in 40 TFLOP (200 steps of 32), and one switch
-    at a time from there; `--tflop` gives more. Losses compare arms of one head and one law of masks alone.
+    The shape and training of the shipped student from nothing, in 40 TFLOP (200 steps of 32), one switch at a
+    time from there, and all of the released model's together; `--tflop` gives more. Losses compare arms of
+    one head and one law of masks alone.
     Source: arXiv 2503.08619 as released for late fusion, padding that is seen, ddpm head, learned positions,
     plain layers, masks from .7 and AdamW; `TransformerConfig` and `MaskedConfig` name others where there are
     any. Hardware: two cores. Time: 4 minutes of a core an arm, 80 minutes a seed; the paper's scores need far
     more.
     """
     base = from_nothing()
-    named = [(BASELINE, "", base), *_shapes(base), *_rest(base)]
+    named = [(BASELINE, "", base), *_shapes(base), *_rest(base), (RELEASED, "together", _as_released(base))]
+    arms = [_arm(place, *each) for place, each in enumerate(named)]
+    half = replace(arms[0], name=HALF, x=len(arms), series="together")
+    half = replace(half, phases=tuple(replace(phase, share=0.5) for phase in half.phases))
     return StudyConfig(
         title="Design",
         question="At equal training compute, which switches of model and training make a better student?",
-        arms=tuple(_arm(place, *each) for place, each in enumerate(named)),
+        arms=(*arms, half),
         claims=(
             Claim(
                 text="Muon learns faster than AdamW",
@@ -93,6 +106,20 @@ def design() -> StudyConfig:
                 second=BASELINE,
                 expected="lower",
                 task="loss",
+            ),
+            Claim(
+                text="the shipped design is better than the released one",
+                source=f"{PAPER}, as released",
+                first=RELEASED,
+                second=BASELINE,
+                expected="higher",
+            ),
+            Claim(
+                text="and so it is with half the training",
+                source=f"{PAPER}, as released",
+                first=RELEASED,
+                second=HALF,
+                expected="higher",
             ),
         ),
         tflop=40.0,
@@ -135,6 +162,23 @@ def _rest(base: TrainConfig) -> list[tuple[str, str, TrainConfig]]:
         for name, changes in group.items()
     }
     return [(*names, train) for names, train in {**masked, **fitted, **optimized}.items()]
+
+
+def _as_released(base: TrainConfig) -> TrainConfig:
+    """The released switches all together, at the rate that AdamW takes on nano."""
+    task = _task(base)
+    assert task.model is not None
+    return replace(
+        base,
+        task=replace(
+            task,
+            model=replace(task.model, **_AS_RELEASED),
+            objective=replace(task.objective, **MASKINGS["masks"]["at least .7 hidden"]),
+        ),
+        fit=replace(
+            base.fit, optimizer=replace(base.fit.optimizer, **OPTIMIZERS["training"]["AdamW, rate 1e-3"])
+        ),
+    )
 
 
 def _task(config: TrainConfig) -> PretrainTask:

@@ -46,7 +46,7 @@ def test_the_arms_of_the_design_differ_from_the_baseline_and_are_about_as_large(
     for arm in config.arms:
         task = arm.phases[0].train.task
         sizes[arm.name] = sum(p.numel() for p in build_transformer(task.model).parameters())
-    trains = {str(arm.phases[0].train) for arm in config.arms}
+    trains = {str(arm.phases) for arm in config.arms}
     assert len(trains) == len(config.arms), "no switch is without effect"
     fused = [name for name in sizes if "fusion" in name]
     assert fused

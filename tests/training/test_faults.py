@@ -178,7 +178,7 @@ def kill_saves(folder, number):
     assert newest > 0 and torn > 0
     with Saver(folder / STATES, 2, None, 60.0, None) as saver:
         saver.save(newest + 1, {"weights/x": Piece(torch.ones(size))}, {})
-    # Each kill between a save and its clearing up left one state more; the next save that ends clears them all.
+    # Each kill between a save and its clearing up left one state more; the next save that ends clears all.
     names = {path.name for path in (folder / STATES).iterdir()}
     assert names == {f"step-{step:08d}" for step in (newest, newest + 1)}
 
