@@ -17,14 +17,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from lightgen.core.directory import whole_file
 from lightgen.core.errors import UserError
+from lightgen.data.tensor_file import read_entries
 
-_MAX_HEADER_BYTES = 1 << 20
 _COLUMNS: dict[str, type] = {"caption": str, "height": int, "width": int, "key": str}
 _NO_DAMAGE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)  # the system is short of something; the file is fine
 
@@ -216,34 +215,16 @@ def _open_shard(path: Path) -> _Shard:
 
 
 def _read_header(path: Path) -> tuple[list[int], dict[str, int]]:
-    """Shape [N, C, h, w] and first byte of each tensor, from a header of a fair size and of our layout.
-
-    Source: the format of safetensors: 8 bytes of length, JSON with offsets from its end, data.
-    """
-    with path.open("rb") as file:
-        header_bytes = int.from_bytes(file.read(8), "little")
-        if header_bytes > _MAX_HEADER_BYTES:
-            raise UserError(
-                f"{path.name}: header of {header_bytes} bytes, allowed: up to {_MAX_HEADER_BYTES}"
-            )
-        text = file.read(header_bytes)
-    try:
-        with safe_open(path, framework="pt") as file:  # also checks offsets against the size of the file
-            names = sorted(file.keys())
-    except SafetensorError as error:
-        reason = str(error).partition("\n")[0]
-        raise UserError(f"{path.name}: not a whole safetensors file ({reason})") from error
-    if names not in (["mean"], ["mean", "std"]):
-        raise UserError(f"{path.name}: got tensors {', '.join(names)[:80]!r}, allowed: mean and std")
-    tensors = {name: each for name, each in json.loads(text).items() if name != "__metadata__"}
-    shape = tensors["mean"]["shape"]
+    """Shape [N, C, h, w] and first byte of each tensor, of a file of our layout."""
+    tensors = read_entries(path, ["mean"], ["mean", "std"])
+    shape = tensors["mean"].shape
     for name, tensor in tensors.items():
-        if tensor["dtype"] != "BF16" or len(shape) != 4 or tensor["shape"] != shape or 0 in shape:
+        if tensor.dtype != "BF16" or len(shape) != 4 or tensor.shape != shape or 0 in shape:
             raise UserError(
-                f"{path.name}: {name} is {tensor['dtype']} {tensor['shape']}, "
+                f"{path.name}: {name} is {tensor.dtype} {tensor.shape}, "
                 "allowed: BF16 [N, C, h, w], as mean and as std"
             )
-    return shape, {name: 8 + header_bytes + each["data_offsets"][0] for name, each in sorted(tensors.items())}
+    return shape, {name: each.start for name, each in tensors.items()}
 
 
 def _read_latents(

@@ -5,23 +5,21 @@ nothing is mapped into memory, no file stays open, and any number of threads may
 Letters: N rows of a shard, B rows of a batch, L tokens of a picture, D features.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from lightgen.core.directory import whole_file
 from lightgen.core.errors import UserError
 from lightgen.data.latents import CorruptSample, damage
+from lightgen.data.tensor_file import read_entries
 
 FOLDER = "representation"
 _NAME = "representation"
-_MAX_HEADER_BYTES = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -114,20 +112,8 @@ class Representation:
 
 
 def _open_shard(path: Path) -> _Shard:
-    with path.open("rb") as file:
-        header_bytes = int.from_bytes(file.read(8), "little")
-        text = file.read(header_bytes) if header_bytes <= _MAX_HEADER_BYTES else b""
-    try:
-        with safe_open(path, framework="pt") as file:  # also checks offsets against the size of the file
-            names = sorted(file.keys())
-    except SafetensorError as error:
-        reason = str(error).partition("\n")[0]
-        raise UserError(f"{path.name}: not a whole safetensors file ({reason})") from error
-    if names != [_NAME] or not text:
-        raise UserError(f"{path.name}: got tensors {', '.join(names)[:80]!r}, allowed: {_NAME}")
-    entry = json.loads(text)[_NAME]
-    shape = entry["shape"]
-    if entry["dtype"] != "BF16" or len(shape) != 3 or 0 in shape:
-        raise UserError(f"{path.name}: {_NAME} is {entry['dtype']} {shape}, allowed: BF16 [N, L, D]")
-    start = 8 + header_bytes + entry["data_offsets"][0]
-    return _Shard(path, start, (shape[0], shape[1], shape[2]))
+    entry = read_entries(path, [_NAME])[_NAME]
+    shape = entry.shape
+    if entry.dtype != "BF16" or len(shape) != 3 or 0 in shape:
+        raise UserError(f"{path.name}: {_NAME} is {entry.dtype} {shape}, allowed: BF16 [N, L, D]")
+    return _Shard(path, entry.start, (shape[0], shape[1], shape[2]))

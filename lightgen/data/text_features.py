@@ -6,7 +6,6 @@ for latents, nothing is mapped into memory, no file stays open, and any number o
 """
 
 import hashlib
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,14 +13,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save_file
 
 from lightgen.core.directory import whole_file
 from lightgen.core.errors import UserError
 from lightgen.data.latents import CorruptSample, damage
+from lightgen.data.tensor_file import read_entries
 
-_MAX_HEADER_BYTES = 1 << 16
 _HASH_BYTES = 16
 _DTYPES = {"BF16": torch.bfloat16, "F32": torch.float32}
 _NAMES = ["cut", "features", "hashes", "lengths"]
@@ -170,28 +169,18 @@ class TextFeatures:
 
 def _open_shard(path: Path, padded_to: int | None) -> tuple[_Shard, dict[str, torch.Tensor]]:
     """Where the features of a shard begin, and its other tensors."""
-    with path.open("rb") as file:
-        header_bytes = int.from_bytes(file.read(8), "little")
-        text = file.read(header_bytes) if header_bytes <= _MAX_HEADER_BYTES else b""
-    try:
-        with safe_open(path, framework="pt") as file:  # also checks offsets against the size of the file
-            names = sorted(file.keys())
-            table = {name: file.get_tensor(name) for name in names if name != "features"}
-    except SafetensorError as error:
-        reason = str(error).partition("\n")[0]
-        raise UserError(f"{path.name}: not a whole safetensors file ({reason})") from error
-    if names != _NAMES or not text:
-        raise UserError(f"{path.name}: got tensors {', '.join(names)[:80]!r}, allowed: {', '.join(_NAMES)}")
-    entry, lengths = json.loads(text)["features"], table["lengths"]
+    entry = read_entries(path, _NAMES)["features"]
+    with safe_open(path, framework="pt") as file:
+        table = {name: file.get_tensor(name) for name in _NAMES if name != "features"}
+    lengths = table["lengths"]
     tokens = len(lengths) * padded_to if padded_to else int(lengths.sum())
-    is_fit = entry["dtype"] in _DTYPES and len(entry["shape"]) == 2 and entry["shape"][0] == tokens
+    is_fit = entry.dtype in _DTYPES and len(entry.shape) == 2 and entry.shape[0] == tokens
     longest = int(lengths.max()) if len(lengths) else 0
     if not is_fit or not len(lengths) or int(lengths.min()) < 1 or longest > (padded_to or longest):
         raise UserError(
-            f"{path.name}: features {entry['dtype']} {entry['shape']} of {len(lengths)} captions, "
+            f"{path.name}: features {entry.dtype} {entry.shape} of {len(lengths)} captions, "
             f"allowed: BF16 or F32 [{tokens}, D], from one token for each"
         )
     if table["hashes"].shape != (len(lengths), _HASH_BYTES) or len(table["cut"]) != len(lengths):
         raise UserError(f"{path.name}: tables of different lengths, allowed: one row for each caption")
-    start = 8 + header_bytes + entry["data_offsets"][0]
-    return _Shard(path, start, entry["shape"][1], _DTYPES[entry["dtype"]]), table
+    return _Shard(path, entry.start, entry.shape[1], _DTYPES[entry.dtype]), table
