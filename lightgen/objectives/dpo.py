@@ -59,6 +59,9 @@ class DPOConfig:
             got = f"beta {self.beta}, supervised {self.supervised}"
             raise UserError(f"preferences: got {got}, allowed: finite numbers from 0")
         self.masking.check()
+        if self.masking.route_share:
+            got = f"route_share {self.masking.route_share}"
+            raise UserError(f"preferences: got {got}, allowed: 0, as errors of all tokens are compared")
 
 
 def draw_pair_maskings(

@@ -315,9 +315,19 @@ def test_loss_and_divergence_against_double_precision(student_of, pairs, preferr
     assert math.isclose(shown["divergence"], np.mean(gaps), rel_tol=1e-3) and np.mean(gaps) > 0
 
 
-@pytest.mark.parametrize("settings", [{"beta": -1.0}, {"beta": math.inf}, {"supervised": -0.1}], ids=str)
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"beta": -1.0},
+        {"beta": math.inf},
+        {"supervised": -0.1},
+        {"masking": MaskedConfig(route_share=0.5)},
+        {"masking": MaskedConfig(mask_spread=-1.0)},
+    ],
+    ids=str,
+)
 def test_numbers_out_of_range_are_refused(settings):
-    with pytest.raises(UserError, match="preferences: got"):
+    with pytest.raises(UserError, match="(preferences|masking): got"):
         DPOConfig(**settings).check()
 
 
