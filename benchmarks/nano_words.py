@@ -1,11 +1,12 @@
-"""Teaches the nano student of `gpu_weights.py` the order of words, in three and a half hours of one core.
+"""Teaches the nano student of `gpu_weights.py` the order of words, in about four hours of one core.
 
 That student could not tell which of two objects is left or red: from its first minutes on, its text encoder
 had lost word order. A new text encoder learns to read on captions alone (`text`), pictures are drawn with a
 record of what covers each token (`scenes`), and the transformer learns to use what it reads (`student`):
 first with captions of places and of two colours alone, then with all tasks, then with more known tokens, then
 with more counting. In a share of the texts it sees the objects' names alone, and from its state before a
-block of the decoder, class and colour of what hides are read as well, in the last phases as one. With
+block of the decoder, class and colour of what hides are read as well, in later phases as one; in the last
+one, which leaves out pictures in which the teacher erred, so is how many objects are still to come. With
 `--side 256` a student of 256 px goes on from the fourth phase, its tokens half as far apart. `checkpoint`
 puts the parts together, as an artifact that the stage of export takes.
 
