@@ -29,7 +29,7 @@ def diversity() -> StudyConfig:
 
     48, 192 and 768 distinct captions with 1, 4 and 16 pictures each; sets of one seed hold one another.
     Source: arXiv 2503.08619, abstract and section 1; its Fig. 6a varies the amount alone.
-    Hardware: two cores. Time: 40 minutes a seed.
+    Hardware: one core. Time: an hour and a half a seed by estimate.
     """
     num, each = (48, 192, 768), (1, 4, 16)
     arms = [
@@ -66,7 +66,8 @@ def data_scale() -> StudyConfig:
     """Does a student stop gaining from more data?
 
     64 to 4,096 pictures, each of its own caption, in as many steps. Source: arXiv 2503.08619, section 5.3 and
-    Fig. 6a: gains flatten near 1M pictures. Hardware: two cores. Time: 20 minutes a seed.
+    Fig. 6a: gains flatten near 1M pictures. Hardware: one core. Time: 45 minutes a seed by
+    estimate.
     """
     sizes = (64, 256, 1_024, 4_096)
     return StudyConfig(
@@ -87,7 +88,8 @@ def iterations() -> StudyConfig:
     """How does the score grow with the steps of training?
 
     35 to 560 steps on 1,024 pictures. Source: arXiv 2503.08619, section 5.3 and Fig. 6b: 80k steps of 100k
-    are already reasonable; Table 1: .49 then, .53 at the end. Hardware: two cores. Time: 25 minutes a seed.
+    are already reasonable; Table 1: .49 then, .53 at the end. Hardware: one core. Time: 80 minutes a
+    seed by estimate.
     """
     steps = (35, 70, 140, 280, 560)
     arms = (learned(f"{each} steps", world(), language(each), each, tflop=False) for each in steps)
@@ -111,7 +113,7 @@ def flip() -> StudyConfig:
     """Do pictures that are mirrored at random spoil left and right?
 
     Source: arXiv 2503.08619, section 4.2, where its authors blame the flip for what is placed wrongly.
-    Hardware: two cores. Time: 15 minutes a seed.
+    Hardware: one core. Time: 40 minutes a seed.
     """
     tags = ("single_object", "position")
     data = StudyData(prompts=replace(WORLD, tags=tags), teacher=TEACHER)
@@ -143,8 +145,8 @@ def resolution() -> StudyConfig:
     """Do first steps at low resolution save compute?
 
     Half or a quarter of the budget goes to pictures of 64 px, the rest to 128 px, all from nothing.
-    Source: arXiv 2503.08619, section 5.1 (256 px, then 512; done so, not compared). Hardware: two cores.
-    Time: 15 minutes a seed.
+    Source: arXiv 2503.08619, section 5.1 (256 px, then 512; done so, not compared). Hardware: one core.
+    Time: 50 minutes a seed.
     """
     train, data = from_nothing(), world(2_048)
     small, on = replace(data, size=64), replace(train, task=PretrainTask(train_text_encoder=True))
@@ -180,7 +182,8 @@ def preferences() -> StudyConfig:
 
     The shipped student as it is, after the paper's round, after rounds among its own pictures, by pairs or by
     the right ones alone, and after more of the training that it had, on an imperfect teacher's pictures.
-    Source: arXiv 2503.08619, Table 2 (.53 to .62). Hardware: two cores. Time: 40 minutes a seed.
+    Source: arXiv 2503.08619, Table 2 (.53 to .62). Hardware: one core. Time: an hour a seed by
+    estimate.
     """
     errors = ErrorKnob(wrong_count=0.1, wrong_place=0.1, wrong_color=0.05, blur=0.05)
     scenes = StudyData(prompts=NanoPrompts(num=6_000, seed=500), teacher=replace(TEACHER, errors=errors))
@@ -219,7 +222,7 @@ def sampler() -> StudyConfig:
     The shipped student; one setting differs at a time from 16 iterations, 12 steps of the head, guidance 3.
     Source: arXiv 2503.08619, section 5.1 (64 iterations) and its released code (100 steps, guidance 4);
     2406.11838 (fewer iterations); 2505.20297 (fewer steps of the head at the end); 2503.12450 (cache);
-    2404.07724 (guidance interval). Hardware: two cores. Time: 30 minutes a seed.
+    2404.07724 (guidance interval). Hardware: one core. Time: an hour a seed by estimate.
     """
     base = {"num_iterations": 16, "num_head_steps": 12, "solver": "ddim", "guidance_scale": 3.0}
     varied = {

@@ -78,8 +78,7 @@ def design() -> StudyConfig:
     one head and one law of masks alone.
     Source: arXiv 2503.08619 as released for late fusion, padding that is seen, ddpm head, learned positions,
     plain layers, masks from .7 and AdamW; `TransformerConfig` and `MaskedConfig` name others where there are
-    any. Hardware: two cores. Time: 4 minutes of a core an arm, 80 minutes a seed; the paper's scores need far
-    more.
+    any. Hardware: one core. Time: 15 minutes an arm, six hours a seed; the paper's scores need far more.
     """
     base = from_nothing()
     named = [(BASELINE, "", base), *_shapes(base), *_rest(base), (RELEASED, "together", _as_released(base))]
