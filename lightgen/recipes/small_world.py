@@ -68,9 +68,15 @@ def world(num: int = WORLD.num, images_per_prompt: int = 1) -> StudyData:
 
 
 def learned(
-    name: str, data: StudyData, train: TrainConfig, x: float, series: str = "", *, tflop: bool = True
+    name: str,
+    data: StudyData,
+    train: TrainConfig,
+    x: float | None = None,
+    series: str = "",
+    *,
+    tflop: bool = True,
 ) -> Arm:
-    """Arm of one training."""
+    """Arm of one training, with a place on the axis if it is a number that tells the arms apart."""
     return Arm(
         name=name, x=x, series=series, phases=(Phase(data=data, train=train),), draws=DRAWS, tflop=tflop
     )

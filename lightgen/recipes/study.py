@@ -123,8 +123,8 @@ def flip() -> StudyConfig:
         title="Horizontal flip",
         question="Do pictures that are mirrored at random, under the same captions, spoil left and right?",
         arms=(
-            learned("as drawn", data, train, 0),
-            learned("mirrored at random", replace(data, flip=True), train, 1),
+            learned("as drawn", data, train),
+            learned("mirrored at random", replace(data, flip=True), train),
         ),
         claims=(
             paper_claim(
@@ -195,10 +195,10 @@ def preferences() -> StudyConfig:
         question="In equal time, do preferences bring more than other ways to go on?",
         arms=(
             Arm(name="as shipped", phases=(), draws=DRAWS),
-            learned("longer training", scenes, longer, 1, tflop=False),
-            Arm(name="a teacher preferred", x=2, phases=(), align=nano_offline(), draws=DRAWS),
-            Arm(name="right preferred to wrong", x=3, phases=(), align=rounds_of_pairs(), draws=DRAWS),
-            Arm(name="right ones alone", x=4, phases=(), align=nano_raft(), draws=DRAWS),
+            learned("longer training", scenes, longer, tflop=False),
+            Arm(name="a teacher preferred", phases=(), align=nano_offline(), draws=DRAWS),
+            Arm(name="right preferred to wrong", phases=(), align=rounds_of_pairs(), draws=DRAWS),
+            Arm(name="right ones alone", phases=(), align=nano_raft(), draws=DRAWS),
         ),
         claims=(
             paper_claim("preferences help", "as shipped", "a teacher preferred", "higher", "Table 2"),

@@ -82,8 +82,8 @@ def design() -> StudyConfig:
     """
     base = from_nothing()
     named = [(BASELINE, "", base), *_shapes(base), *_rest(base), (RELEASED, "together", _as_released(base))]
-    arms = [_arm(place, *each) for place, each in enumerate(named)]
-    half = replace(arms[0], name=HALF, x=len(arms), series="together")
+    arms = [_arm(*each) for each in named]
+    half = replace(arms[0], name=HALF, series="together")
     half = replace(half, phases=tuple(replace(phase, share=0.5) for phase in half.phases))
     return StudyConfig(
         title="Design",
@@ -127,8 +127,8 @@ def design() -> StudyConfig:
     )
 
 
-def _arm(place: int, name: str, series: str, train: TrainConfig) -> Arm:
-    return learned(name, world(2_048), replace(train, run=RUN), place, series)
+def _arm(name: str, series: str, train: TrainConfig) -> Arm:
+    return learned(name, world(2_048), replace(train, run=RUN), series=series)
 
 
 def _shapes(base: TrainConfig) -> list[tuple[str, str, TrainConfig]]:
