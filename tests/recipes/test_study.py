@@ -5,11 +5,11 @@ import pytest
 from lightgen import recipes
 from lightgen.models.shape import TransformerConfig
 from lightgen.recipes.small_world import TEST, WORLD
-from lightgen.recipes.study_design import BASELINE
+from lightgen.recipes.study_design import BASELINE, HALF, RELEASED
 from lightgen.stages.budget import build_transformer
 from lightgen.stages.decoding import resolve
 from lightgen.stages.distill import nano_prompts
-from lightgen.stages.study_cost import shapes_of
+from lightgen.stages.study_cost import shapes_of, within_budget
 
 NAMES = ("data-scale", "design", "diversity", "flip", "iterations", "preferences", "resolution", "sampler")
 
@@ -52,3 +52,15 @@ def test_the_arms_of_the_design_differ_from_the_baseline_and_are_about_as_large(
     assert fused
     for name in fused:
         assert sizes[name] == pytest.approx(sizes[BASELINE], rel=0.02)
+
+
+def test_as_released_has_the_switches_of_the_paper_and_half_costs_half():
+    config = recipes.find("study", "design")
+    arm, switches = config.arm(RELEASED), recipes.find("model", "paper")
+    shape = arm.phases[0].train.task.model
+    names = ("fusion", "cross_residual", "text_masked", "positions", "layers", "dropout", "prediction")
+    for name in (*names, "head_conditioning"):
+        assert getattr(shape, name) == getattr(switches, name), name
+    assert arm.phases[0].train.task.objective.mask_min == 0.7
+    whole, half = (within_budget(config.arm(name), 40.0, shape) for name in (BASELINE, HALF))
+    assert half[0].train.fit.num_steps == pytest.approx(whole[0].train.fit.num_steps / 2, abs=1)
