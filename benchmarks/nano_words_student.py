@@ -120,7 +120,8 @@ class Scenes:
         self._latents = torch.cat([each["latents"] for each in files])
         objects, color, which = torch.cat([each["labels"] for each in files]).long().unbind(1)
         thing = (objects * SEEN["color"] + color).clamp(max=SEEN["thing"] - 1)
-        self._labels = {"class": objects, "color": color, "thing": thing, "which": which}
+        # what is left is counted from the number of the object at each token
+        self._labels = {"class": objects, "color": color, "thing": thing, "left": which}
         self._ids, self._mask = tokenize(tokenizer, captions, LENGTH, LENGTH)
         found = [read(caption) for caption in captions]
         names = label_words([objects or () for objects in found], LENGTH)[0]["class"] != NOT_ASKED
@@ -166,8 +167,7 @@ class BindingObjective:
         state = functional.layer_norm(self._state[:, : masking.order.shape[1]], (WIDTH,))[kept][:, :hidden]
         for kind in self._reads:
             readout = learner.get_submodule(f"readouts.{kind}")
-            labels = batch["labels"]["which" if kind == "left" else kind]
-            wanted = torch.gather(labels, 1, masking.order)[kept]
+            wanted = torch.gather(batch["labels"][kind], 1, masking.order)[kept]
             wanted = count_left(wanted, hidden) if kind == "left" else wanted[:, :hidden]
             shown[kind] = functional.cross_entropy(readout(state).flatten(0, 1), wanted.flatten())
             loss = loss + self._weight * shown[kind]
@@ -212,8 +212,9 @@ def train_phase(
     objective = BindingObjective(config, student, phase.read_weight, phase.reads)
     learning = Learning(fit, RunConfig(), student, objective)
     random = np.random.default_rng(phase.seed)
-    rows = [row for row in range(len(scenes.tags) - held_out) if scenes.right[row] or not phase.right_only]
-    chosen = draw_rows(scenes.tags, rows, phase, size, random)
+    seen = range(len(scenes.tags) - held_out)
+    those = [row for row in seen if scenes.right[row] or not phase.right_only]
+    chosen = draw_rows(scenes.tags, those, phase, size, random)
     for step in range(phase.steps):
         rows = next(chosen)
         hidden = torch.from_numpy(random.random(size) < phase.names_only)

@@ -11,15 +11,6 @@ BASELINE, HALF, RELEASED = "as shipped", "as shipped, half the training", "as re
 # Stages of the released order with as many parameters as the baseline.
 _LATE = {"fusion": "late", "encoder_layers": 3, "decoder_layers": 4, "cross_layers": 3}
 _INTERLEAVED = {"fusion": "interleaved", "encoder_layers": 4, "decoder_layers": 3, "cross_layers": 3}
-_AS_RELEASED = {
-    **_LATE,
-    "cross_residual": "normed",
-    "text_masked": False,
-    "positions": "learned",
-    "layers": "plain",
-    "dropout": 0.1,
-    "prediction": "ddpm",
-}
 # What differs from the shipped shape, by name of the arm; each group is a series of the figure.
 SHAPES: dict[str, dict[str, dict[str, Any]]] = {
     "fusion": {
@@ -44,6 +35,14 @@ SHAPES: dict[str, dict[str, dict[str, Any]]] = {
         "plain layers": {"layers": "plain"},
     },
 }
+# Arms of the shape that the released model has all at once.
+_RELEASED_SHAPE = (
+    ("fusion", "late fusion, residual as released"),
+    ("fusion", "padding of text seen"),
+    ("head", "ddpm head"),
+    ("layers", "learned positions"),
+    ("layers", "plain layers"),
+)
 MASKINGS: dict[str, dict[str, dict[str, Any]]] = {
     "masks": {
         "at least .7 hidden": {"mask_min": 0.7},
@@ -167,11 +166,14 @@ def _as_released(base: TrainConfig) -> TrainConfig:
     """The released switches all together, at the rate that AdamW takes on nano."""
     task = _task(base)
     assert task.model is not None
+    shape = replace(task.model, dropout=0.1)
+    for series, name in _RELEASED_SHAPE:
+        shape = replace(shape, **SHAPES[series][name])
     return replace(
         base,
         task=replace(
             task,
-            model=replace(task.model, **_AS_RELEASED),
+            model=shape,
             objective=replace(task.objective, **MASKINGS["masks"]["at least .7 hidden"]),
         ),
         fit=replace(

@@ -322,12 +322,11 @@ def test_loss_and_divergence_against_double_precision(student_of, pairs, preferr
         {"beta": math.inf},
         {"supervised": -0.1},
         {"masking": MaskedConfig(route_share=0.5)},
-        {"masking": MaskedConfig(mask_spread=-1.0)},
     ],
     ids=str,
 )
 def test_numbers_out_of_range_are_refused(settings):
-    with pytest.raises(UserError, match="(preferences|masking): got"):
+    with pytest.raises(UserError, match="preferences: got"):
         DPOConfig(**settings).check()
 
 
